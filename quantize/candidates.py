@@ -1,0 +1,145 @@
+"""Making int8 files: which plans to try, and who writes each."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantize.calibrate import calibrate
+from quantize.config import Config
+from quantize.config.rules import OpRule, pinned_float
+from quantize.engines import inc, ort
+from quantize.files import make_folder
+from quantize.graph import io
+from quantize.graph.head import restore_signature
+from quantize.graph.order import sort_nodes
+from quantize.graph.prepare import Prepared
+from quantize.job import Job
+from quantize.plan import EngineName, Plan, Scheme, Statistics
+from quantize.runtime import cores
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """Writes the int8 file of a plan.
+
+    Attributes:
+        job: the inputs.
+        prepared: the working copy of the float model.
+        folder: where candidates go.
+    """
+
+    job: Job
+    prepared: Prepared
+    folder: Path
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Ranges over the calibration images: measured once, when first needed."""
+        return calibrate(self.prepared.model, self.job.calibration.arrays(), threads=cores())
+
+    @cached_property
+    def prepared_file(self) -> Path:
+        """The working copy as a file, for engines that read files."""
+        path = self.folder / "prepared.onnx"
+        io.save(self.prepared.model, path)
+        return path
+
+    def make(self, plan: Plan) -> Path:
+        """Write the plan's int8 model, with the float file's signature.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        made = self._by_inc(plan) if plan.engine == "inc" else self._by_onnxruntime(plan)
+        return self.finish(made, f"{plan.key}.onnx")
+
+    def finish(self, made: onnx.ModelProto, name: str) -> Path:
+        """Give an engine's model the declared signature and write it."""
+        sort_nodes(made.graph)
+        restore_signature(made, self.job.model.proto)
+        path = self.folder / name
+        io.save(made, path)
+        return path
+
+    def _by_onnxruntime(self, plan: Plan) -> onnx.ModelProto:
+        return ort.quantize(self.prepared.model, self.statistics, plan)
+
+    def _by_inc(self, plan: Plan) -> onnx.ModelProto:
+        folder = self.folder / f"inc-{plan.key}"
+        make_folder(folder)
+        try:
+            path = inc.quantize_default(
+                self.prepared_file,
+                self.job.calibration.arrays(),
+                plan,
+                folder,
+                rules=inc_rules(self.job.config),
+            )
+            return io.load(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def engine_of(config: Config) -> EngineName | None:
+    """The one engine that was asked for, or None for whatever is best.
+
+    Raises:
+        EngineError: INC was asked for and cannot be imported; the message says how to install it.
+    """
+    if config.quantization.engine == "inc":
+        inc.require()
+        return "inc"
+    return "onnxruntime" if config.quantization.engine == "onnxruntime" else None
+
+
+def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
+    """The guided strategy's candidates, cheapest first.
+
+    Rung 1 is Intel Neural Compressor's default candidate where it can be imported; then comes
+    onnxruntime's quantizer on exact ranges.
+
+    Raises:
+        EngineError: INC was asked for and cannot be imported.
+        ConfigError: a rule matches no node, or asks what the engine cannot do.
+    """
+    asked = engine_of(config)
+    engines: list[EngineName] = [asked] if asked else ["inc", "onnxruntime"]
+    if asked is None and (reason := inc.available()) is not None:
+        log.info("without Intel Neural Compressor: %s", reason)
+        engines = ["onnxruntime"]
+    return tuple(base_plan(engine, config, model) for engine in engines)
+
+
+def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Plan:
+    """The plain candidate of one engine: what the configuration asks, nothing repaired."""
+    pins = pinned_float(config.op_rules(), ((n.name, n.op_type) for n in model.graph.node))
+    scheme = Scheme(reduce_range=config.quantization.reduce_range)
+    return Plan(engine, config.format(), scheme, keep_float=pins)
+
+
+def inc_rules(config: Config) -> inc.Rules:
+    """The configuration's rules and recipes in INC's form."""
+    types: dict[str, inc.OpConfig] = {}
+    names: dict[str, inc.OpConfig] = {}
+    for rule in config.op_rules():
+        target = names if rule.scope == "op" else types
+        target[".*" if rule.scope == "model" else rule.pattern] = _inc_options(rule)
+    return inc.Rules(types, names, config.quantization.recipes.model_dump())
+
+
+def _inc_options(rule: OpRule) -> inc.OpConfig:
+    return {
+        part: {key: list(values) for key, values in options.model_dump().items() if values}
+        for part, options in (("weight", rule.weight), ("activation", rule.activation))
+        if options is not None
+    }

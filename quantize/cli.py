@@ -1,0 +1,321 @@
+"""The command line: the only file that prints or exits.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from quantize import __version__
+from quantize.console import ProgressPrinter, printable
+from quantize.errors import Interrupted, QuantizeError
+
+if TYPE_CHECKING:
+    from quantize.config import Config
+    from quantize.plan import Latency
+
+app = typer.Typer(
+    name="quantize",
+    help="Turn a trained float ONNX image classifier into a verified, fast int8 one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", help="YAML file: data, preprocessing, goal.", metavar="FILE")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override one key, such as tuning.speed_floor=1.5.", metavar="KEY=VALUE"
+    ),
+]
+Location = Annotated[
+    str | None,
+    typer.Option("--dataset-location", help="ImageNet folder, instead of the YAML's dataset."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option("--label-path", help="Label file; default: val.txt beside the folder."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, _stop)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except QuantizeError as error:
+        print(printable(f"quantize: error: {error}"), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        print(f"quantize: {stop}; the same command continues", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    sys.exit(0)
+
+
+def _stop(request: int, _frame: object) -> None:
+    signal.signal(request, signal.SIG_IGN)  # once is enough: the way out must not be cut short
+    raise Interrupted(128 + request)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"quantize {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    if verbose:
+        logging.getLogger().setLevel(logging.INFO)
+
+
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
+    config: ConfigFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the int8 file goes.", metavar="FILE")
+    ],
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    quant_format: Annotated[
+        str | None, typer.Option("--quant-format", help="default, QDQ or QOperator.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time limit such as 90s, 20m or 2h.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every input, print the price, stop.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a model, prove what it costs, exit 0 only if the goal is met.
+
+    Exit codes: 0 met, 2 bad input, 3 not met or too slow, 4 undecided, 130/143 interrupted.
+    """
+    from quantize import pipeline, price
+    from quantize.report.summary import summary
+
+    settings = _config(config, overrides, budget)
+    settings = settings.with_flags(dataset_location, label_path, quant_format)
+    with _progress(quiet or as_json) as on_progress:
+        if dry_run:
+            found = price.dry_run(model, settings, output, on_progress=on_progress)
+            _say(found.to_json(), found.lines(), as_json)
+            return
+        result = pipeline.tune(model, settings, output, fresh=fresh, on_progress=on_progress)
+    files = {"output": str(result.output) if result.output else None, "run": str(result.run)}
+    lines = [
+        f"files      {result.output or 'no output, since the goal is not met'}",
+        f"           {result.run}/report.json",
+        *summary(result.report).splitlines(),
+    ]
+    _say({**result.report, "files": files}, lines, as_json)
+    raise typer.Exit(result.verdict.exit_code)
+
+
+@app.command()
+def verify(
+    float_model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
+    int8_model: Annotated[Path, typer.Argument(help="The int8 ONNX file.")],
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two files on the holdout images that `tune` would use; exit codes as for tune."""
+    from quantize import measure
+    from quantize.report.verdict import verdict_lines, verdict_to_json
+
+    settings = _config(config, overrides).with_flags(dataset_location, label_path, None)
+    with _progress(quiet or as_json) as on_progress:
+        seen = measure.verify(float_model, int8_model, settings, on_progress=on_progress)
+    _say(verdict_to_json(seen), verdict_lines(seen), as_json)
+    raise typer.Exit(seen.exit_code)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Top-1 and top-5 of one model on all evaluation images."""
+    from quantize import measure
+    from quantize.errors import DataError
+
+    settings = _config(config, overrides).with_flags(dataset_location, label_path, None)
+    with _progress(quiet or as_json) as on_progress:
+        seen = measure.evaluate(model, settings, on_progress=on_progress)
+    if not seen.labelled:
+        raise DataError("the evaluation images have no labels", "give labels, or use verify")
+    top1, top5 = seen.accuracy(1), seen.accuracy(5)
+    content = {"model": model.name, "images": seen.images, "top1": top1, "top5": top5}
+    lines = [
+        f"images {seen.images}",
+        f"top-1  {100 * top1:.2f} %",
+        f"top-5  {100 * top5:.2f} %",
+    ]
+    _say(content, lines, as_json)
+
+
+@app.command()
+def benchmark(
+    float_model: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    int8_model: Annotated[Path | None, typer.Argument(help="The int8 file to compare.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file with evaluation.performance.")
+    ] = None,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Batch-1 latency: of one file, or of float and int8 interleaved with their ratio."""
+    from quantize import measure
+    from quantize.report.verdict import latency_lines, latency_to_json
+
+    settings = None
+    if config is not None:
+        settings = _config(config, overrides).with_flags(dataset_location, label_path, None)
+    with _progress(quiet or as_json) as on_progress:
+        if int8_model is None:
+            alone = measure.benchmark_one(float_model, settings)
+            _say(alone.to_json(), alone.lines(), as_json)
+            return
+        seen: Latency = measure.benchmark(
+            float_model, int8_model, settings, on_progress=on_progress
+        )
+    _say(latency_to_json(seen), latency_lines(seen), as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    config: ConfigFile,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """The five best classes of each image, with probabilities."""
+    from quantize import classify
+
+    known = classify.read_names(names) if names else None
+    answers = classify.predict(model, images, _config(config, overrides), known)
+    content = [
+        {
+            "image": str(path),
+            "classes": [
+                {"index": g.index, "name": g.name, "probability": g.probability} for g in a
+            ],
+        }
+        for path, a in zip(images, answers, strict=True)
+    ]
+    lines = []
+    for path, answer in zip(images, answers, strict=True):
+        lines.append(str(path))
+        lines += [f"  {100 * g.probability:6.2f} %  {g.name}" for g in answer]
+    _say(content, lines, as_json)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")], as_json: AsJson = False
+) -> None:
+    """What a model file is: inputs, opset, operators, and how much of it is int8."""
+    from quantize import inspection
+
+    seen = inspection.inspect(model)
+    _say(seen.to_json(), seen.lines(), as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for its files.", metavar="DIR")
+    ] = Path("quantize-demo"),
+) -> None:
+    """Run the main job on a small network and real handwritten digits that come along."""
+    import shlex
+
+    from quantize.demo.run import command, run
+
+    print(f"$ {shlex.join(command(output))}", flush=True)
+    raise typer.Exit(run(output))
+
+
+def _config(path: Path, overrides: list[str] | None, budget: str | None = None) -> Config:
+    from quantize.config import load_config
+
+    extra = [f"tuning.exit_policy.timeout={_seconds(budget)}"] if budget else []
+    return load_config(path, [*(overrides or []), *extra])
+
+
+def _seconds(budget: str) -> int:
+    """`90`, `90s`, `20m`, `2h` as whole seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (budget[:-1], budget[-1]) if budget[-1:] in units else (budget, "s")
+    try:
+        seconds = int(float(number) * units[unit])
+    except (ValueError, OverflowError):
+        seconds = 0
+    if seconds < 1:
+        raise typer.BadParameter(
+            f"{budget!r} is no time; write 90s, 20m or 2h", param_hint="--budget"
+        )
+    return seconds
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[ProgressPrinter | None]:
+    if quiet:
+        yield None
+        return
+    with ProgressPrinter() as printer:
+        yield printer
+
+
+def _say(content: Any, lines: list[str], as_json: bool) -> None:
+    """Print for machines or for people."""
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    for line in lines:
+        print(printable(line))

@@ -1,0 +1,123 @@
+"""Preprocessing as a whole: the transforms by their YAML names, and the pipeline made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantize.data import presets, steps
+from quantize.data.presets import Preset
+from quantize.data.steps import Transform, refuse_random
+from quantize.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["TRANSFORMS", "Pipeline", "Preset", "Transform"]
+
+TRANSFORMS: Mapping[str, type[Transform]] = MappingProxyType(
+    {
+        "AlignImageChannel": steps.AlignImageChannel,
+        "BilinearImagenet": steps.BilinearImagenet,
+        "Cast": steps.Cast,
+        "CenterCrop": steps.CenterCrop,
+        "CropResize": steps.CropResize,
+        "CropToBoundingBox": steps.CropToBoundingBox,
+        "Normalize": steps.Normalize,
+        "Preset": presets.Preset,
+        "RandomCrop": steps.RandomCrop,
+        "RandomHorizontalFlip": steps.RandomHorizontalFlip,
+        "RandomResizedCrop": steps.RandomResizedCrop,
+        "RandomVerticalFlip": steps.RandomVerticalFlip,
+        "Rescale": steps.Rescale,
+        "Resize": steps.Resize,
+        "ResizeCropImagenet": steps.ResizeCropImagenet,
+        "ResizeWithAspectRatio": steps.ResizeWithAspectRatio,
+        "ToArray": steps.ToArray,
+        "Transpose": steps.Transpose,
+    }
+)
+"""YAML name -> class; its dataclass fields are the options."""
+
+# Part of every key: raise it when a transform's arithmetic changes.
+_ARITHMETIC = 1
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Transforms in order, from a decoded image to what the model takes.
+
+    Attributes:
+        steps: the transforms; none at all suits images that were prepared before.
+        channels_last: whether the model takes [H,W,C]; else a result that looks so is refused.
+    """
+
+    steps: tuple[Transform, ...]
+    channels_last: bool = False
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepare one image.
+
+        Args:
+            image: uint8 [H,W,3] RGB.
+
+        Returns:
+            float32 [C,H,W], contiguous ([H,W,C] with `channels_last`).
+
+        Raises:
+            UnfitImage: this image cannot go through.
+            DataError: the recipe is at fault; names what came out and the transform to add.
+        """
+        result: NDArray[Any] = image
+        for step in self.steps:
+            result = step(result)
+        self._check_result(result)
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+    def check(self) -> None:
+        """Find out before any image is read whether every step gives the same result each time.
+
+        Raises:
+            DataError: a transform is random; names it and what to use instead.
+        """
+        for step in self.steps:
+            refuse_random(step)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One dictionary per step, its name to its options, as in the YAML file; JSON values."""
+        described: list[dict[str, Any]] = json.loads(
+            json.dumps([{type(step).__name__: asdict(step)} for step in self.steps])
+        )
+        return described
+
+    def key(self) -> str:
+        """Hex sha256 of the whole recipe: equal keys prepare equal images."""
+        recipe = {"arithmetic": _ARITHMETIC, "steps": self.describe()}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+    def _check_result(self, result: NDArray[Any]) -> None:
+        """Refuse what no image classifier takes."""
+        what = f"preprocessing ends with an array {list(result.shape)} of {result.dtype}"
+        if result.dtype.kind not in "fiub":
+            raise DataError(what, "add the transform Cast: {dtype: float32} at the end")
+        if result.ndim != 3:
+            raise DataError(
+                f"{what} where channels, rows and columns are needed",
+                "add the transform AlignImageChannel: {dim: 3} at the start",
+            )
+        if not self.channels_last and _looks_channels_last(result.shape):
+            raise DataError(
+                f"{what}, so channels come last", "add the transform Transpose: {perm: [2, 0, 1]}"
+            )
+
+
+def _looks_channels_last(shape: tuple[int, ...]) -> bool:
+    channels = (1, 3)
+    return shape[2] in channels and shape[0] not in channels

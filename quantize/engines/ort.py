@@ -1,0 +1,124 @@
+"""onnxruntime's quantizer, given ranges that we measured: the float model in, the int8 one out."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import QuantizationMode
+
+from quantize.errors import EngineError
+from quantize.plan import Plan, Statistics
+
+OPERATORS = [
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+]
+"""What becomes int8. Not Softmax and Sigmoid: 256 levels of probability cost more than they
+save. Operators that only move data are listed so that int8 passes through them."""
+
+
+def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx.ModelProto:
+    """Write the int8 form of a prepared model.
+
+    Args:
+        model: prepared, opset >= 13; not changed.
+        statistics: exact ranges of its tensors.
+        plan: format, scheme and the nodes that stay float.
+
+    Returns:
+        The int8 model.
+
+    Raises:
+        EngineError: onnxruntime's quantizer failed; the message holds its reason.
+    """
+    if plan.scheme.method != "minmax":
+        raise EngineError(
+            f"the onnxruntime engine has no {plan.scheme.method} calibration yet",
+            "use algorithm minmax or quantization.engine inc",
+        )
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    log = logging.getLogger()
+    level = log.level
+    try:
+        quantizer = _quantizer(copy, _tensors(statistics), plan)
+        log.setLevel(logging.ERROR)  # it warns through the root logger about things we know
+        quantizer.quantize_model()
+    except Exception as error:  # it raises ValueError, RuntimeError, AssertionError, KeyError
+        raise EngineError(
+            f"onnxruntime's quantizer failed: {type(error).__name__}: {error}",
+            "keep the named node float with op_wise, or use quantization.engine inc",
+        ) from error
+    finally:
+        log.setLevel(level)
+    made: onnx.ModelProto = quantizer.model.model
+    _settle(made)
+    return made
+
+
+def _quantizer(
+    model: onnx.ModelProto, ranges: TensorsData, plan: Plan
+) -> QDQQuantizer | ONNXQuantizer:
+    known = {node.name for node in model.graph.node}
+    missing = [name for name in plan.keep_float if name not in known]
+    if missing:
+        raise ValueError(f"no node is called {missing[0]!r}")
+    per_channel = plan.scheme.weight_granularity == "per_channel"
+    rest = {
+        "per_channel": per_channel,
+        "reduce_range": plan.scheme.reduce_range,
+        "weight_qType": QuantType.QInt8,
+        "activation_qType": QuantType.QUInt8,
+        "tensors_range": ranges,
+        "nodes_to_quantize": [],
+        "nodes_to_exclude": list(plan.keep_float),
+        "op_types_to_quantize": OPERATORS,
+        "extra_options": {"WeightSymmetric": True, "ActivationSymmetric": False},
+    }
+    if plan.format == "qdq":
+        return QDQQuantizer(model, **rest)
+    return ONNXQuantizer(model, mode=QuantizationMode.QLinearOps, static=True, **rest)
+
+
+def _tensors(statistics: Statistics) -> TensorsData:
+    return TensorsData(
+        CalibrationMethod.MinMax,
+        {
+            name: TensorData(lowest=np.float32(seen.low), highest=np.float32(seen.high))
+            for name, seen in statistics.ranges.items()
+        },
+    )
+
+
+def _settle(model: onnx.ModelProto) -> None:
+    """One order of the constants, whatever order the quantizer's sets gave."""
+    ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
+    del model.graph.value_info[:]
+    model.producer_name = "quantize"

@@ -1,0 +1,95 @@
+"""Writing files so that a reader sees the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from quantize.errors import OutputError
+
+_CHUNK = 1 << 20
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary sibling of `path`, flush it to disk, rename it.
+
+    Raises:
+        OutputError: naming `path` and the operating system's reason; nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".quantize.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:  # an interrupt leaves nothing behind either
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; an existing folder is fine.
+
+    Raises:
+        OutputError: naming the folder and the reason.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out now, not after an hour, that a file can be created at `path`.
+
+    Raises:
+        OutputError: `path` is a folder, or its folder is missing or read-only.
+    """
+    try:
+        if path.is_dir():
+            raise OutputError(f"output {path} is a folder", "name a file")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".quantize."):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error for a failed write, with the operating system's reason and a cure."""
+    cures = {
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some space and run the same command again",
+        errno.ENOENT: "create the folder first",
+        errno.ENOTDIR: "name a path inside a folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    reason = error.strerror or str(error)
+    cure = cures.get(error.errno or 0, "choose a path that this user may write to")
+    return OutputError(f"cannot write {path}: {reason}", cure)
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

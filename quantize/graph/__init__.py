@@ -1,0 +1,1 @@
+"""The ground floor for ONNX graphs: reading, looking, rewriting. Knows no runtime."""

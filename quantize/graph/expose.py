@@ -1,0 +1,53 @@
+"""Copies of a model that also give inner tensors, or their extremes, as outputs."""
+
+from __future__ import annotations
+
+import onnx
+
+from quantize.graph.view import View
+
+
+def with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy of the model that also gives the named tensors, types left to the runtime."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    declared = View(copy.graph).outputs
+    wanted = [name for name in dict.fromkeys(names) if name not in declared]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return copy
+
+
+def float_tensors(model: onnx.ModelProto) -> list[str]:
+    """Names of the float32 tensors that depend on the image, the input first."""
+    view = View(model.graph)
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*model.graph.value_info, *model.graph.output)
+    }
+    made = [name for node in model.graph.node for name in node.output if name]
+    return [view.inputs[0].name] + [n for n in made if kinds.get(n) == onnx.TensorProto.FLOAT]
+
+
+def with_extremes(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
+    """A copy of the model that also gives the scalars min and max of each named tensor."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for index, name in enumerate(tensors):
+        for op, output in (("ReduceMin", low_of(index)), ("ReduceMax", high_of(index))):
+            copy.graph.node.append(
+                onnx.helper.make_node(op, [name], [output], name=output, keepdims=0)
+            )
+            copy.graph.output.append(
+                onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [])
+            )
+    return copy
+
+
+def low_of(index: int) -> str:
+    """Name of the scalar that holds the minimum of the index-th tensor."""
+    return f"quantize.low.{index}"
+
+
+def high_of(index: int) -> str:
+    """Name of the scalar that holds the maximum of the index-th tensor."""
+    return f"quantize.high.{index}"

@@ -1,0 +1,193 @@
+"""Simplifying rewrites that keep what the graph computes: each edits in place and counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from quantize.graph.view import View
+
+Array = NDArray[Any]
+
+_MOST_FOLDED_BYTES = 64 << 20
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"})
+
+
+def constants(model: onnx.ModelProto) -> int:
+    """Turn every node that depends on constants alone into initializers.
+
+    Args:
+        model: edited in place.
+
+    Returns:
+        How many nodes were replaced.
+    """
+    view = View(model.graph)
+    known = {name: numpy_helper.to_array(t) for name, t in view.initializers.items()}
+    kept, folded = [], 0
+    for node in model.graph.node:
+        values = _evaluate(node, known, model) if _foldable(node, known, view) else None
+        if values is None:
+            kept.append(node)
+            continue
+        folded += 1
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = value
+            model.graph.initializer.append(numpy_helper.from_array(value, name))
+    _replace_nodes(model.graph, kept)
+    return folded
+
+
+def _foldable(node: onnx.NodeProto, known: dict[str, Array], view: View) -> bool:
+    return (
+        node.domain in ("", "ai.onnx")
+        and node.op_type not in _RANDOM
+        and all(not name or name in known for name in node.input)
+        and not any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
+        and all(name and name not in view.outputs for name in node.output)
+    )
+
+
+def _evaluate(
+    node: onnx.NodeProto, known: dict[str, Array], model: onnx.ModelProto
+) -> list[Array] | None:
+    names = list(dict.fromkeys(name for name in node.input if name))
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [
+            onnx.helper.make_tensor_value_info(n, _elem_type(known[n]), known[n].shape)
+            for n in names
+        ],
+        [onnx.ValueInfoProto(name=name) for name in node.output],
+    )
+    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import)
+    try:
+        values = ReferenceEvaluator(alone).run(None, {name: known[name] for name in names})
+    except Exception:  # an operator the reference lacks simply stays in the graph
+        return None
+    arrays = [np.asarray(value) for value in values]
+    return arrays if sum(a.nbytes for a in arrays) <= _MOST_FOLDED_BYTES else None
+
+
+def _elem_type(array: Array) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def identities(model: onnx.ModelProto) -> int:
+    """Remove Identity and Dropout (nothing at inference) whose output is no graph output.
+
+    Returns:
+        How many nodes were removed.
+    """
+    outputs = View(model.graph).outputs
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        passes_through = node.op_type == "Identity" or (
+            node.op_type == "Dropout" and not any(node.output[1:]) and not _trains(node)
+        )
+        if passes_through and node.output[0] not in outputs:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    removed = len(model.graph.node) - len(kept)
+    _replace_nodes(model.graph, kept)
+    return removed
+
+
+def _trains(dropout: onnx.NodeProto) -> bool:
+    return len(dropout.input) > 2 and bool(dropout.input[2])
+
+
+def batch_normalizations(model: onnx.ModelProto) -> int:
+    """Fold each BatchNormalization into the Conv before it, where nothing else reads the Conv.
+
+    With s = gamma / sqrt(var + eps), per output channel:
+    W' = W s and b' = (b - mean) s + beta, computed in float64 and stored as float32.
+
+    Returns:
+        How many were folded.
+    """
+    view = View(model.graph)
+    folded: set[int] = set()
+    for index, norm in enumerate(model.graph.node):
+        conv = view.producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if conv is None or conv.op_type != "Conv":
+            continue
+        if view.only_reader(conv.output[0]) is None or len([o for o in norm.output if o]) != 1:
+            continue
+        merged = _merged(view, conv, norm)
+        if merged is None:
+            continue
+        stem = norm.name or norm.output[0]
+        _set_constant(model.graph, conv, 1, f"{conv.input[1]}.{stem}", merged[0])
+        _set_constant(model.graph, conv, 2, f"{conv.input[1]}.{stem}.bias", merged[1])
+        conv.output[0] = norm.output[0]
+        folded.add(index)
+    _replace_nodes(model.graph, [n for i, n in enumerate(model.graph.node) if i not in folded])
+    return len(folded)
+
+
+def _merged(view: View, conv: onnx.NodeProto, norm: onnx.NodeProto) -> tuple[Array, Array] | None:
+    """W' float32 [M,C/g,kH,kW] and b' float32 [M], or None where an operand is no constant."""
+    operands = [view.constant(name) for name in [conv.input[1], *norm.input[1:5]]]
+    bias = view.constant(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros(1)
+    if bias is None or any(value is None for value in operands):
+        return None
+    weight, gamma, beta, mean, var = (np.asarray(v, np.float64) for v in operands)
+    offset = np.asarray(bias, np.float64) - mean
+    scale = gamma / np.sqrt(var + _attribute(norm, "epsilon", 1e-5))
+    shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return (weight * shaped).astype(np.float32), (offset * scale + beta).astype(np.float32)
+
+
+def unused_initializers(model: onnx.ModelProto) -> int:
+    """Drop constants that nothing reads.
+
+    Returns:
+        How many were dropped.
+    """
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    dropped = len(model.graph.initializer) - len(kept)
+    if dropped and not _has_subgraphs(model.graph):
+        copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(copies)
+        return dropped
+    return 0
+
+
+def _has_subgraphs(graph: onnx.GraphProto) -> bool:
+    return any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    return next((float(a.f) for a in node.attribute if a.name == name), default)
+
+
+def _set_constant(
+    graph: onnx.GraphProto, node: onnx.NodeProto, position: int, name: str, value: Array
+) -> None:
+    """Give `node` an own constant: another node may still read the old one."""
+    graph.initializer.append(numpy_helper.from_array(value, name))
+    if len(node.input) <= position:
+        node.input.extend([""] * (position + 1 - len(node.input)))
+    node.input[position] = name
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    if len(nodes) == len(graph.node):
+        return
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)

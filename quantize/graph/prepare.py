@@ -1,0 +1,221 @@
+"""From whatever was exported to what the engines understand, on a working copy.
+
+Opset >= 13 (per-channel QDQ needs it), no initializers among the inputs, constants and
+BatchNormalization folded, batch axis free, every node named. What the graph computes stays the
+same, and that is checked by running it before and after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, version_converter
+
+from quantize.errors import ModelError
+from quantize.graph import fold
+from quantize.graph.view import View, opset, refuse_quantized, signature
+
+log = logging.getLogger(__name__)
+
+TARGET_OPSET = 13
+OLDEST_OPSET = 7
+_LEAST_IR = 8
+_TOLERANCE = 1e-3
+
+Run = Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]
+"""Runs a model: (model, images float32 [N,C,H,W]) -> scores float32 [N,K]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model that is ready to quantize.
+
+    Attributes:
+        model: the working copy.
+        steps: what was changed, one line each.
+        free_batch: whether it takes any batch size.
+    """
+
+    model: onnx.ModelProto
+    steps: tuple[str, ...]
+    free_batch: bool
+
+
+def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> Prepared:
+    """Make the working copy.
+
+    Args:
+        original: the float model; not changed.
+        run: how to run a model, for the check.
+        size: (C, H, W) of the images to check with.
+
+    Returns:
+        The copy, with the list of what was done to it.
+
+    Raises:
+        ModelError: quantized already, opset below 7, a conversion that fails, or a copy that
+            does not compute what the original does.
+    """
+    refuse_quantized(original)
+    model, steps = onnx.ModelProto(), []
+    model.CopyFrom(original)
+    steps += _inputs(model)
+    model, upgraded = _upgrade(model)
+    steps += upgraded
+    steps += _simplify(model)
+    model, freed = _free_batch(model, run, size)
+    steps += freed
+    model = _infer_shapes(model)
+    _check(original, model, run, size)
+    for step in steps:
+        log.info("prepare: %s", step)
+    return Prepared(model, tuple(steps), signature(model).batch is None)
+
+
+def _inputs(model: onnx.ModelProto) -> list[str]:
+    true = View(model.graph).inputs
+    dropped = len(model.graph.input) - len(true)
+    if dropped:
+        copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in true]
+        del model.graph.input[:]
+        model.graph.input.extend(copies)
+    model.ir_version = max(model.ir_version, _LEAST_IR)
+    return [f"took {dropped} initializers out of the inputs"] if dropped else []
+
+
+def _upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    version = opset(model)
+    if version >= TARGET_OPSET:
+        return model, []
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"the model has opset {version}, and onnxruntime runs {OLDEST_OPSET} or newer",
+            "upgrade it first: quantize convert",
+        )
+    try:
+        return (
+            version_converter.convert_version(model, TARGET_OPSET),
+            [f"converted opset {version} to {TARGET_OPSET}"],
+        )
+    except Exception as error:  # the converter raises whatever its C++ side does
+        raise ModelError(
+            f"the model's opset {version} cannot be converted to {TARGET_OPSET}: {error}",
+            "export it again with opset 13 or newer",
+        ) from error
+
+
+def _simplify(model: onnx.ModelProto) -> list[str]:
+    done = [
+        (_trim_optional_inputs(model), "removed {} empty optional inputs"),
+        (fold.constants(model), "folded {} constant nodes"),
+        (fold.identities(model), "removed {} Identity and Dropout nodes"),
+        (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
+        (_name_nodes(model), "named {} nodes"),
+    ]
+    fold.unused_initializers(model)
+    return [text.format(count) for count, text in done if count]
+
+
+def _trim_optional_inputs(model: onnx.ModelProto) -> int:
+    """Trailing empty names mean "not given"; INC's QOperator writer breaks on them at Pad."""
+    trimmed = 0
+    for node in model.graph.node:
+        while node.input and not node.input[-1]:
+            del node.input[-1]
+            trimmed += 1
+    return trimmed
+
+
+def _name_nodes(model: onnx.ModelProto) -> int:
+    """Engines address nodes by name: every name exists, once."""
+    taken: set[str] = set()
+    named = 0
+    declared = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            name, tries = f"{node.op_type}_{index}", 0
+            while name in declared or name in taken:
+                tries += 1
+                name = f"{node.op_type}_{index}_{tries}"
+            node.name = name
+            named += 1
+        taken.add(node.name)
+    return named
+
+
+def _free_batch(
+    model: onnx.ModelProto, run: Run, size: tuple[int, int, int]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Open a fixed batch axis, if the graph then computes each image by itself."""
+    batch = signature(model).batch
+    if batch is None:
+        return model, []
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    for value in (*freed.graph.input, *freed.graph.output):
+        shape = value.type.tensor_type.shape
+        if shape.dim:
+            shape.dim[0].dim_param = "N"
+    del freed.graph.value_info[:]
+    _free_reshapes(freed, batch)
+    images = _noise(size, count=2 * batch)
+    try:
+        together = run(freed, images)
+        apart = np.concatenate([run(model, images[:batch]), run(model, images[batch:])])
+    except ModelError:
+        return model, [f"kept the fixed batch of {batch}"]
+    if together.shape != apart.shape or _distance(apart, together) > _TOLERANCE:
+        return model, [f"kept the fixed batch of {batch}"]
+    return freed, [f"freed the batch axis, fixed to {batch} before"]
+
+
+def _free_reshapes(model: onnx.ModelProto, batch: int) -> None:
+    """Reshape to [batch, ...] becomes Reshape to [0, ...], where 0 copies the input's axis."""
+    view = View(model.graph)
+    for node in model.graph.node:
+        target = view.constant(node.input[1]) if node.op_type == "Reshape" else None
+        if target is None or target.ndim != 1 or target.size < 2 or int(target[0]) != batch:
+            continue
+        freed = target.copy()
+        freed[0] = 0
+        name = f"{node.input[1]}.free.{node.name}"
+        model.graph.initializer.append(numpy_helper.from_array(freed, name))
+        node.input[1] = name
+
+
+def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    del model.graph.value_info[:]
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:  # inference raises whatever its C++ side does
+        raise ModelError(f"shapes cannot be inferred: {error}", "export the model again") from error
+
+
+def _check(
+    original: onnx.ModelProto, prepared: onnx.ModelProto, run: Run, size: tuple[int, int, int]
+) -> None:
+    images = _noise(size, count=signature(original).batch or 2)
+    before, after = run(original, images), run(prepared, images)
+    if not np.isfinite(before).all():
+        raise ModelError("the float model gives NaN or infinity", "check its weights")
+    distance = _distance(before, after)
+    if distance > _TOLERANCE:
+        raise ModelError(
+            f"preparing changed the model's outputs by {distance:.2g} of their largest value",
+            "please report this model's operators",
+        )
+
+
+def _noise(size: tuple[int, int, int], count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((count, *size), dtype=np.float32)
+
+
+def _distance(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Largest |other - reference| over largest |reference|."""
+    largest = float(np.abs(reference).max()) or 1.0
+    return float(np.abs(other - reference).max()) / largest

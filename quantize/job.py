@@ -1,0 +1,350 @@
+"""One job's inputs, opened and checked: the float model, the images, and that they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantize.config import Config, DataLoader
+from quantize.data.cache import ArrayCache
+from quantize.data.datasets import ImageFolder, as_samples, digest_samples
+from quantize.data.loader import Unreadable, batches
+from quantize.data.splits import Splits, split
+from quantize.data.transforms import Pipeline
+from quantize.errors import ConfigError, DataError, ModelError
+from quantize.files import sha256
+from quantize.graph import io
+from quantize.graph.head import expose_logits
+from quantize.graph.prepare import OLDEST_OPSET
+from quantize.graph.view import Signature, opset, refuse_quantized, signature
+from quantize.plan import NO_LABEL, Batch, OnProgress, Progress, Sample
+from quantize.runtime import Session, cores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_MOST_CACHE_BYTES = 8 << 30
+
+Given = Iterable[tuple[Any, int | None]]
+"""Images from Python: (path | uint8 [H,W,3] | prepared float32 [C,H,W], label | None)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Samples with their preprocessing: iterate to get batches, again and again.
+
+    Attributes:
+        name: what they are for, such as `holdout`.
+        samples: in order.
+        pipeline: image -> float32 [C,H,W].
+        batch_size: images per batch.
+        workers: decoding threads.
+        cache: keeps prepared images between passes, or None for images that are read once.
+        max_unreadable: share of images that may be unreadable (a ratio).
+        on_progress: told after each batch.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    pipeline: Pipeline
+    batch_size: int
+    workers: int
+    cache: ArrayCache | None = None
+    max_unreadable: float = 0.01
+    on_progress: OnProgress | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of prepared images, decoded ahead in threads.
+
+        Raises:
+            DataError: more images than allowed are unreadable.
+        """
+        seen, bad = 0, Unreadable()
+        for batch in batches(
+            self.samples,
+            self.pipeline,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            unreadable=bad,
+            cache=self.cache,
+        ):
+            yield batch
+            seen += len(batch.labels)
+            if self.on_progress:
+                self.on_progress(Progress(self.name, seen + bad.count, len(self.samples)))
+        self.unreadable.update(dict(bad.images))
+        bad.check(len(self.samples), self.max_unreadable)
+
+    def arrays(self) -> Iterator[NDArray[np.float32]]:
+        """The images alone, float32 [N,C,H,W]."""
+        return (batch.images for batch in self)
+
+    def first(self, count: int) -> Images:
+        """The first `count` samples, with the same preprocessing."""
+        return replace(self, samples=self.samples[:count], on_progress=None)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 over content, labels and preprocessing, in order."""
+        lines = [f"{s.digest} {NO_LABEL if s.label is None else s.label}" for s in self.samples]
+        return hashlib.sha256("\n".join([self.pipeline.key(), *lines]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class FloatModel:
+    """The float classifier as its file has it.
+
+    Attributes:
+        path: the file.
+        proto: its content; not to be edited.
+        sha256: of the file.
+        signature: what it declares to take and give.
+        size: (C, H, W) that it is run with.
+        classes: K.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    sha256: str
+    signature: Signature
+    size: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that `tune` starts from.
+
+    Attributes:
+        model: the float classifier.
+        config: validated.
+        splits: which image serves what.
+        calibration: images that ranges are measured on.
+        search: images that candidates are compared on.
+        holdout: images that only the verdict sees.
+    """
+
+    model: FloatModel
+    config: Config
+    splits: Splits
+    calibration: Images
+    search: Images
+    holdout: Images
+
+    def key(self, versions: dict[str, str]) -> str:
+        """Sha256 of all that decides the outcome: inputs, settings, versions."""
+        parts = {
+            "model": self.model.sha256,
+            "config": self.config.to_yaml(),
+            "data": [self.calibration.digest, self.search.digest, self.holdout.digest],
+            "versions": versions,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def open_cache(run: Path) -> ArrayCache:
+    """A store for prepared images that leaves half of the free disk alone.
+
+    Raises:
+        OutputError: the run folder cannot be written.
+    """
+    room = min(_MOST_CACHE_BYTES, shutil.disk_usage(run).free // 2)
+    return ArrayCache(run / "samples", room)
+
+
+def open_job(
+    model: Path,
+    config: Config,
+    cache: ArrayCache | None,
+    *,
+    calibration: Given | None = None,
+    evaluation: Given | None = None,
+    on_progress: OnProgress | None = None,
+) -> Job:
+    """Open and check all inputs of a tuning job.
+
+    Args:
+        model: the float ONNX file.
+        config: validated configuration.
+        cache: where prepared images are kept between passes.
+        calibration: images from Python instead of the configured dataset.
+        evaluation: likewise for search and verdict.
+        on_progress: told while files are hashed and images are read.
+
+    Raises:
+        ModelError, DataError, ConfigError: whatever is wrong with the inputs.
+    """
+    proto = open_proto(model)
+    quantization, accuracy = config.quantization, config.evaluation.accuracy
+    calibrate_with = _samples(
+        "calibration", calibration, quantization.calibration.dataloader, config, on_progress
+    )
+    holdout = config.evaluation.holdout
+    evaluate_with = (
+        []
+        if holdout and evaluation is None and accuracy.dataloader is None
+        else _samples("evaluation", evaluation, accuracy.dataloader, config, on_progress)
+    )
+    splits = split(
+        calibrate_with,
+        evaluate_with,
+        sampling_size=max(quantization.calibration.sampling_size),
+        seed=config.tuning.random_seed,
+        search_share=config.evaluation.search_share,
+        holdout=_samples("holdout", None, holdout, config, on_progress) if holdout else None,
+    )
+    for note in splits.notes:
+        log.warning("%s", note)
+
+    def images(name: str, samples: Sequence[Sample], loader: DataLoader | None) -> Images:
+        return Images(
+            name,
+            tuple(samples),
+            Pipeline(loader.transforms if loader else ()),
+            loader.batch_size if loader else 1,
+            cores(),
+            cache if name != "verify" else None,
+            config.evaluation.max_unreadable,
+            on_progress,
+        )
+
+    calibrating = images("calibrate", splits.calibration, quantization.calibration.dataloader)
+    judge_with = accuracy.dataloader or holdout or quantization.calibration.dataloader
+    searching = images("search", splits.search, judge_with)
+    verifying = images("verify", splits.holdout, holdout or judge_with)
+    loaders = (quantization.calibration.dataloader, accuracy.dataloader, holdout)
+    opened = open_model(model, proto, calibrating)
+    for loader, given in zip(loaders, (calibration, evaluation, None), strict=True):
+        check_classes(loader if given is None else None, opened.classes, config)
+    return Job(opened, config, splits, calibrating, searching, verifying)
+
+
+def open_images(
+    config: Config, evaluation: Given | None = None, on_progress: OnProgress | None = None
+) -> Images:
+    """All images of evaluation.accuracy, for verbs that need no splits.
+
+    Raises:
+        ConfigError, DataError: there are none, or they cannot be used.
+    """
+    loader = config.evaluation.accuracy.dataloader
+    samples = _samples("evaluation", evaluation, loader, config, on_progress)
+    return Images(
+        "evaluate",
+        tuple(samples),
+        Pipeline(loader.transforms if loader else ()),
+        loader.batch_size if loader else 1,
+        cores(),
+        None,
+        config.evaluation.max_unreadable,
+        on_progress,
+    )
+
+
+def open_proto(path: Path) -> onnx.ModelProto:
+    """Read a float classifier and refuse what cannot be quantized.
+
+    Raises:
+        ModelError: not readable, quantized already, or an opset that onnxruntime cannot run.
+    """
+    proto = io.load(path)
+    refuse_quantized(proto, f"model {path}")
+    if opset(proto) < OLDEST_OPSET:
+        raise ModelError(
+            f"model {path} has opset {opset(proto)}, and onnxruntime runs {OLDEST_OPSET} or newer",
+            "upgrade it first: quantize convert",
+        )
+    return proto
+
+
+def open_model(path: Path, proto: onnx.ModelProto, images: Images) -> FloatModel:
+    """Check that model and images fit, by running one image.
+
+    Raises:
+        ModelError: not an image classifier, or it fails on the image.
+        DataError: the transform gives another shape than the model takes.
+    """
+    declared = signature(proto, f"model {path}")
+    image = first_image(images)
+    size = image.shape[1:]
+    wanted = (declared.channels, declared.height, declared.width)
+    if any(w is not None and w != s for w, s in zip(wanted, size, strict=True)):
+        raise DataError(
+            f"the transform of {images.name} gives images {list(size)}, but the model takes"
+            f" {['any' if w is None else w for w in wanted]} at input {declared.input!r}",
+            "mend the transform: Resize, CenterCrop and Transpose decide the shape",
+        )
+    session = Session(io.to_bytes(expose_logits(proto)), name=f"model {path}")
+    scores = session.predict(image)
+    return FloatModel(path, proto, sha256(path), declared, _size(size), scores.shape[1])
+
+
+def first_image(images: Images) -> NDArray[np.float32]:
+    """The first readable image, float32 [1,C,H,W].
+
+    Raises:
+        DataError: none of the first hundred images is readable.
+    """
+    for batch in replace(images.first(100), batch_size=1, max_unreadable=1.0, workers=1):
+        return batch.images
+    raise DataError(f"no image of {images.name} is readable", "check the data path")
+
+
+def check_classes(loader: DataLoader | None, classes: int, config: Config) -> None:
+    """An ImageFolder's labels are right only if it has a folder for each class.
+
+    Raises:
+        DataError: it has not, and no LabelShift explains the difference.
+    """
+    if loader is None or not isinstance(loader.dataset, ImageFolder):
+        return
+    found = len(loader.dataset.classes())
+    if found and found != classes and not config.evaluation.accuracy.label_shift:
+        raise DataError(
+            f"ImageFolder.root {loader.dataset.root} has {found} class folders, but the model has"
+            f" {classes} classes, so labels counted from the folders would be wrong",
+            "give every class its folder, or use ImagenetRaw with a label file",
+        )
+
+
+def _samples(
+    what: str,
+    given: Given | None,
+    loader: DataLoader | None,
+    config: Config,
+    on_progress: OnProgress | None,
+) -> list[Sample]:
+    if given is not None:
+        items = as_samples(given)
+    elif loader is not None:
+        items = loader.dataset.samples()
+    else:
+        raise ConfigError(f"there are no images for {what}", "give a dataloader in the config")
+    samples = digest_samples(items, workers=cores(), on_progress=on_progress)
+    shift = config.evaluation.accuracy.label_shift
+    if shift:
+        samples = [s if s.label is None else replace(s, label=s.label - shift) for s in samples]
+    negative = next((s for s in samples if s.label is not None and s.label < 0), None)
+    if negative is not None:
+        raise DataError(
+            f"image {negative.name} has label {negative.label} after LabelShift",
+            "labels count from 0; check LabelShift",
+        )
+    return samples
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    channels, height, width = shape
+    return channels, height, width

@@ -1,0 +1,125 @@
+"""Intel Neural Compressor's own tuning loops, with our data, our evaluation and our floor."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+from quantize.candidates import Workshop, base_plan, inc_rules
+from quantize.config import Config
+from quantize.engines import inc
+from quantize.graph import io
+from quantize.job import Job
+from quantize.plan import Latency, SearchResult, Trial
+from quantize.search import SLOW, Hands, Quality, closest
+
+
+def inc_loop(
+    job: Job, baseline: float, workshop: Workshop, hands: Hands, seconds: float
+) -> SearchResult:
+    """Let INC search, then hold its candidates to goal and speed floor.
+
+    INC's success is not yet ours: its choice comes first, then its other candidates that meet
+    the goal, and the first that is also fast enough wins.
+
+    Args:
+        job: the inputs.
+        baseline: what the float model scores on the search images (a ratio).
+        workshop: knows the prepared file.
+        hands: judge, time, remember.
+        seconds: until the time budget is spent, 0 for no limit.
+
+    Raises:
+        EngineError: INC is missing or failed before its first candidate.
+    """
+    judged: dict[Path, Quality] = {}
+
+    def evaluate(path: Path) -> float:
+        if path == workshop.prepared_file:
+            return baseline
+        judged[path] = hands.judge(path)
+        return score(judged[path])
+
+    folder = workshop.folder / "inc"
+    result = inc.tune(
+        workshop.prepared_file,
+        job.calibration.arrays(),
+        evaluate,
+        loop=_loop(job.config, seconds),
+        plan=base_plan("inc", job.config, workshop.prepared.model),
+        folder=folder,
+        rules=inc_rules(job.config),
+    )
+    trials = _ours(job.config, result, judged, workshop, hands)
+    shutil.rmtree(folder, ignore_errors=True)
+    for trial in trials:
+        hands.remember(trial)
+    best = next((trial for trial in trials if trial.accepted), None)
+    reason = f"INC {job.config.tuning.strategy.name}: {result.reason}"
+    if best is None:
+        best = closest(trials, hands.fast_enough)
+    return SearchResult(best, tuple(trials), reason)
+
+
+def score(seen: Quality) -> float:
+    """What INC is told: top-1, or the agreement where there are no labels (a ratio)."""
+    return seen.fidelity.agreement if seen.accuracy is None else seen.accuracy
+
+
+def _loop(config: Config, seconds: float) -> inc.Loop:
+    policy = config.tuning.exit_policy
+    return inc.Loop(
+        strategy=cast(inc.StrategyName, config.tuning.strategy.name),
+        goal=config.goal(),
+        sampling_sizes=config.quantization.calibration.sampling_size,
+        max_trials=1 if policy.performance_only else policy.max_trials,
+        timeout_s=seconds,
+        seed=config.tuning.random_seed,
+    )
+
+
+def _ours(
+    config: Config,
+    result: inc.IncResult,
+    judged: dict[Path, Quality],
+    workshop: Workshop,
+    hands: Hands,
+) -> list[Trial]:
+    """INC's trials as ours: those that meet the goal, and the closest one, are timed."""
+    ranked = sorted(judged, key=lambda path: -judged[path].fidelity.sqnr_db)
+    keep = {path for path, seen in judged.items() if seen.good} | set(ranked[:1])
+    plan = base_plan("inc", config, workshop.prepared.model)
+    trials: list[Trial] = []
+    settled = False
+    order = sorted(result.trials, key=lambda trial: trial.path != result.chosen)
+    for theirs in order:
+        seen = judged[theirs.path]
+        kept, latency = None, None
+        if theirs.path in keep and not theirs.note and not settled:
+            name = f"{plan.key}-{theirs.path.stem}.onnx"
+            kept = workshop.finish(io.load(theirs.path), name)
+            latency = hands.time(kept)
+        accepted = seen.good and latency is not None and hands.fast_enough(latency)
+        settled = settled or accepted
+        note = theirs.note or _note(seen, latency, hands)
+        trials.append(
+            Trial(
+                plan,
+                kept,
+                seen.accuracy,
+                seen.fidelity,
+                latency,
+                accepted=accepted,
+                note="" if accepted else f"{theirs.path.stem}: {note}",
+                seconds=theirs.seconds,
+            )
+        )
+    return trials
+
+
+def _note(seen: Quality, latency: Latency | None, hands: Hands) -> str:
+    notes = [] if seen.good else [seen.note]
+    if latency is not None and not hands.fast_enough(latency):
+        notes.append(SLOW)
+    return "; ".join(notes) or "not needed"

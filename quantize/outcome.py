@@ -1,0 +1,71 @@
+"""What a run leaves on disk: the best model, the evidence, and the output on success."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantize.errors import OutputError
+from quantize.files import cannot_write, check_writable, write_atomic
+from quantize.job import Job
+from quantize.journal import RunFolder
+from quantize.measure import Verified
+from quantize.plan import SearchResult
+from quantize.report.summary import summary
+
+log = logging.getLogger(__name__)
+
+BEST = "best.onnx"
+
+
+def check_output(model: Path, output: Path) -> None:
+    """Refuse an output that cannot be written, before any work.
+
+    Raises:
+        OutputError: it is the float model itself, a folder, or in a place that is not writable.
+    """
+    if output.exists() and model.exists() and output.samefile(model):
+        raise OutputError(f"output {output} is the input model itself", "name another file")
+    check_writable(output)
+
+
+def set_aside(output: Path) -> None:
+    """Rename an older output to `.old`: a failed run leaves nothing that looks like a success."""
+    if not output.exists():
+        return
+    try:
+        output.replace(output.with_name(f"{output.name}.old"))
+    except OSError as error:
+        raise cannot_write(output, error) from error
+
+
+def keep_best(found: SearchResult, run: RunFolder) -> Path:
+    """Copy the search's best file to `best.onnx` of the run folder, its plan beside it."""
+    if found.best is None or found.best.path is None:
+        raise ValueError("the search has no file to keep")
+    run.write_json("plan.json", found.best.plan.to_json())
+    return run.write(BEST, found.best.path.read_bytes())
+
+
+def publish(best: Path, output: Path) -> Path:
+    """Put the verified bytes at the output path, whole or not at all."""
+    write_atomic(output, best.read_bytes())
+    return output
+
+
+def write_outcome(run: RunFolder, job: Job, report: dict[str, Any], proof: Verified) -> None:
+    """Write config.yaml, outcomes.npz, report.json and summary.txt into the run folder."""
+    run.write("config.yaml", job.config.to_yaml())
+    seen = proof.comparison
+    run.write_arrays(
+        "outcomes.npz",
+        digest=np.asarray(seen.float_.digests),
+        label=seen.float_.labels,
+        float_top5=seen.float_.top5,
+        int8_top5=seen.int8.top5,
+    )
+    run.write_json("report.json", report)
+    run.write("summary.txt", summary(report))

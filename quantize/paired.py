@@ -1,0 +1,162 @@
+"""Paired statistics: the same images through both models.
+
+The table of one comparison is (both right, lost, gained, both wrong), where `lost` counts images
+that float has right and int8 wrong. Its difference, the drop, is (lost - gained) / n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
+
+from quantize.errors import DataError
+from quantize.plan import Drop, Evaluation, Goal, Outcome
+
+_MOST_IMAGES = 10_000_000
+
+
+class Interval(NamedTuple):
+    """Two limits, low <= high."""
+
+    low: float
+    high: float
+
+
+def drop(float_: Evaluation, int8: Evaluation, confidence: float = 0.95) -> Drop:
+    """Float top-1 minus int8 top-1 in points, with its two-sided interval.
+
+    Raises:
+        DataError: the two evaluations are not of the same labelled images.
+    """
+    if float_.digests != int8.digests or not float_.labelled:
+        raise DataError("the drop needs the same labelled images for both models")
+    lost = int((float_.right & ~int8.right).sum())
+    gained = int((~float_.right & int8.right).sum())
+    n = float_.images
+    limits = tango(lost, gained, n, confidence)
+    points = 100 * (lost - gained) / n
+    return Drop(points, 100 * limits.low, 100 * limits.high, lost, gained, n)
+
+
+def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of the paired difference d = (lost - gained) / n (a ratio).
+
+    Tango, "Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design", Statistics in Medicine 17 (1998) 891-908: the limits are the two d0
+    with z(d0) = (b - c - n d0) / sqrt(n (2 q + d0 (1 - d0))) = +-z of the confidence, where
+    b = lost, c = gained and q, the probability of `gained` under d0, is the larger root of
+    2 n q^2 + (-b - c + (2 n - b + c) d0) q - c d0 (1 - d0) = 0.
+
+    Args:
+        lost: images that only the first model has right.
+        gained: images that only the second model has right.
+        n: images in all, at least 1.
+        confidence: of the two-sided interval; the one-sided limit at c is that at 2 c - 1.
+
+    Raises:
+        ValueError: the counts are negative or more than n.
+    """
+    if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
+        raise ValueError(f"no paired table has lost {lost}, gained {gained} of {n}")
+    z = float(norm.ppf(0.5 + confidence / 2))
+    seen = (lost - gained) / n
+    low = -1.0 if lost - gained == -n else _limit(lost, gained, n, z, -1.0, seen)
+    high = 1.0 if lost - gained == n else _limit(lost, gained, n, -z, seen, 1.0)
+    return Interval(low, high)
+
+
+def _limit(lost: int, gained: int, n: int, z: float, left: float, right: float) -> float:
+    def excess(d0: float) -> float:
+        return (lost - gained - n * d0) - z * _spread(lost, gained, n, d0)
+
+    edge = 1e-12
+    return float(brentq(excess, left + edge * (left < -0.5), right - edge * (right > 0.5)))
+
+
+def _spread(b: int, c: int, n: int, d0: float) -> float:
+    """sqrt(n (2 q + d0 (1 - d0))) of the formula above, in images."""
+    middle = -b - c + (2 * n - b + c) * d0
+    q = (math.sqrt(max(0.0, middle**2 + 8 * n * c * d0 * (1 - d0))) - middle) / (4 * n)
+    return math.sqrt(max(0.0, n * (2 * q + d0 * (1 - d0))))
+
+
+def agreement_interval(agreement: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a share of n images (ratios)."""
+    limits = binomtest(round(agreement * n), n).proportion_ci(confidence, method="wilson")
+    return Interval(float(limits.low), float(limits.high))
+
+
+def margin(goal: Goal, float_top1: float) -> float:
+    """The largest drop that the goal allows, as a ratio of all images."""
+    return goal.tolerance * (float_top1 if goal.kind == "relative" else 1.0)
+
+
+def decide_drop(seen: Drop, float_top1: float, goal: Goal) -> Outcome:
+    """Whether the drop is within the goal.
+
+    Without a confidence the point rule decides, int8 >= float - margin, in whole images so that
+    rounding cannot; with one, the one-sided limits of Tango's interval do.
+    """
+    allowed = margin(goal, float_top1)
+    if goal.confidence is None:
+        return "met" if seen.lost - seen.gained <= allowed * seen.images + 1e-9 else "unmet"
+    limits = tango(seen.lost, seen.gained, seen.images, 2 * goal.confidence - 1)
+    return _three_way(limits, allowed)
+
+
+def decide_agreement(agreement: float, n: int, goal: Goal) -> Outcome:
+    """Whether enough answers are equal; the mirror of `decide_drop`."""
+    if goal.confidence is None:
+        return "met" if round(agreement * n) >= goal.tolerance * n - 1e-9 else "unmet"
+    limits = agreement_interval(agreement, n, 2 * goal.confidence - 1)
+    return _three_way(Interval(1 - limits.high, 1 - limits.low), 1 - goal.tolerance)
+
+
+def _three_way(limits: Interval, allowed: float) -> Outcome:
+    if limits.high <= allowed:
+        return "met"
+    return "unmet" if limits.low > allowed else "undecided"
+
+
+def images_to_decide(seen: Drop, float_top1: float, goal: Goal) -> int | None:
+    """How many images would decide if the rates stayed as seen, or None if over ten million."""
+    return _least_images(
+        seen.images,
+        lambda n: decide_drop(
+            Drop(
+                seen.points,
+                0.0,
+                0.0,
+                round(seen.lost * n / seen.images),
+                round(seen.gained * n / seen.images),
+                n,
+            ),
+            float_top1,
+            goal,
+        ),
+    )
+
+
+def images_to_agree(agreement: float, n: int, goal: Goal) -> int | None:
+    """The same for a goal on agreement."""
+    return _least_images(n, lambda more: decide_agreement(agreement, more, goal))
+
+
+def _least_images(seen: int, decide: Callable[[int], Outcome]) -> int | None:
+    n = seen
+    while n <= _MOST_IMAGES:
+        n = math.ceil(n * 1.05) + 1
+        if decide(n) != "undecided":
+            return n
+    return None
+
+
+def above_chance(evaluation: Evaluation, classes: int) -> bool:
+    """Whether top-1 is better than guessing among K classes (one-sided binomial, p < 0.001)."""
+    right = int(evaluation.right.sum())
+    test = binomtest(right, evaluation.images, 1 / classes, alternative="greater")
+    return bool(test.pvalue < 1e-3)

@@ -1,0 +1,387 @@
+"""The nouns that the rooms hand to each other: frozen values, no I/O, no onnx.
+
+Arrays say shape and dtype, numbers say their unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+NO_LABEL = -1
+"""The label of an image that has none, in arrays of labels."""
+
+TOP_K = 5
+
+EngineName = Literal["inc", "onnxruntime"]
+Format = Literal["qdq", "qoperator"]
+Method = Literal["minmax", "kl", "percentile"]
+Granularity = Literal["per_channel", "per_tensor"]
+GoalKind = Literal["relative", "absolute", "agreement"]
+Outcome = Literal["met", "unmet", "undecided"]
+
+
+# ---------------------------------------------------------------------------- images
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known of it.
+
+    Attributes:
+        source: a file, or uint8 [H,W,3] RGB before preprocessing, or float32 [C,H,W] after it.
+        label: class index of the model, or None.
+        digest: sha256 (hex) of the file's or the array's bytes; equal digests are one image.
+    """
+
+    source: Path | NDArray[np.uint8] | NDArray[np.float32] = field(compare=False, repr=False)
+    label: int | None
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The file name, or the first digits of the digest for an array."""
+        return self.source.name if isinstance(self.source, Path) else self.digest[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Consecutive samples, ready for the model.
+
+    Attributes:
+        images: float32 [N,C,H,W].
+        labels: int64 [N], `NO_LABEL` where there is none.
+        digests: N digests, in the same order.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    digests: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------- quantization
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tensor's values span (real numbers); low <= high."""
+
+    low: float
+    high: float
+
+    def merge(self, other: Range) -> Range:
+        """The range of both together."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one calibration pass saw.
+
+    Attributes:
+        ranges: tensor name -> exact range over all images.
+        images: how many images were seen.
+    """
+
+    ranges: Mapping[str, Range]
+    images: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers become integers: uint8 asymmetric activations, int8 symmetric weights.
+
+    Attributes:
+        weight_granularity: one scale per output channel, or one per tensor.
+        method: how a range follows from what calibration saw.
+        reduce_range: 7-bit weights, for x86 CPUs without VNNI (products of pairs saturate there).
+    """
+
+    weight_granularity: Granularity = "per_channel"
+    method: Method = "minmax"
+    reduce_range: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to quantize the model: everything an engine needs beside model and statistics.
+
+    Attributes:
+        engine: who writes the int8 model.
+        format: QDQ (ai.onnx operators only) or QOperator.
+        scheme: how numbers become integers.
+        repairs: remedies applied to the float model first, in order.
+        keep_float: names of the nodes that stay float, sorted.
+        encodings_sha256: hash of the given scales, or None where the engine computes them.
+    """
+
+    engine: EngineName
+    format: Format
+    scheme: Scheme = Scheme()
+    repairs: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    encodings_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of JSON values, the same for equal plans."""
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that name this plan."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ----------------------------------------------------------------------- measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one model answered on a list of images.
+
+    Attributes:
+        digests: which images, in order.
+        top5: int64 [N, min(5, K)], class indices, best first; ties go to the lower index.
+        labels: int64 [N], `NO_LABEL` where there is none.
+    """
+
+    digests: tuple[str, ...]
+    top5: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def images(self) -> int:
+        """How many images were evaluated."""
+        return len(self.digests)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """int64 [N], the best class of each image."""
+        return self.top5[:, 0]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the best class is the label, bool [N]."""
+        return np.equal(self.predicted, self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return bool((self.labels != NO_LABEL).all())
+
+    def accuracy(self, k: int = 1) -> float:
+        """Share of images whose label is among the best k classes (a ratio, 0 to 1)."""
+        hits = (self.top5[:, :k] == self.labels[:, None]).any(axis=1)
+        return float(hits.mean())
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the int8 outputs are to the float ones.
+
+    Attributes:
+        sqnr_db: 10 log10( mean f^2 / mean (f - q)^2 ) over all images and logits, in dB.
+        agreement: share of images with equal best class (a ratio, 0 to 1).
+    """
+
+    sqnr_db: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor that a figure holds for.
+
+    Attributes:
+        name: as the processor calls itself.
+        isa: the instruction set that decides int8 arithmetic, such as `x86-64 AVX512-VNNI`.
+        saturates: whether uint8 x int8 products saturate in 16 bits here (x86 without VNNI).
+        cores: how many this process may use.
+    """
+
+    name: str
+    isa: str
+    saturates: bool
+    cores: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Batch-1 time of both models, rounds interleaved, only the session's run timed.
+
+    Attributes:
+        float_ms: median, milliseconds.
+        int8_ms: median, milliseconds.
+        ratio: how many times as fast int8 is as float.
+        low: lower end of the ratio's two-sided 95 % interval.
+        high: upper end of it.
+        threads: threads of each session.
+        rounds: interleaved rounds behind the figures.
+        cpu: where it was measured.
+    """
+
+    float_ms: float
+    int8_ms: float
+    ratio: float
+    low: float
+    high: float
+    threads: int
+    rounds: int
+    cpu: Cpu
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the int8 model has to reach.
+
+    Attributes:
+        tolerance: for `relative` a share of the float top-1 (0.01 = 1 %), for `absolute` a
+            difference of top-1 as a ratio (0.01 = 1 point), for `agreement` the least share
+            of images with equal answers.
+        kind: which of the three.
+        confidence: one-sided confidence asked of the decision, or None for the point rule.
+        speed_floor: least ratio of float to int8 time, batch 1.
+    """
+
+    tolerance: float
+    kind: GoalKind = "relative"
+    confidence: float | None = None
+    speed_floor: float = 1.1
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Float top-1 minus int8 top-1 on the same images, everything in points.
+
+    Attributes:
+        points: the difference seen.
+        low: lower end of the two-sided 95 % interval.
+        high: upper end of it.
+        lost: images that float had right and int8 has wrong.
+        gained: images that float had wrong and int8 has right.
+        images: images compared.
+    """
+
+    points: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the int8 file that ships reaches the goal on images that nobody tuned on.
+
+    Attributes:
+        outcome: met, unmet, or undecided at the asked confidence; speed counts too.
+        reason: why, with the figures of accuracy; a missed speed floor is named without them.
+        goal: what was asked.
+        drop: the paired difference of top-1, or None without labels.
+        float_top1: ratio, or None without labels; likewise int8_top1, float_top5, int8_top5.
+        fidelity: closeness of the outputs.
+        agreement_low: lower end of the two-sided 95 % interval of the agreement (ratio).
+        agreement_high: upper end of it.
+        images: images that decided.
+        more_images: images that would probably decide, where undecided.
+        latency: time of both files, or None where it was not measured.
+        cpu: the processor that this was seen on.
+    """
+
+    outcome: Outcome
+    reason: str
+    goal: Goal
+    drop: Drop | None
+    float_top1: float | None
+    int8_top1: float | None
+    float_top5: float | None
+    int8_top5: float | None
+    fidelity: Fidelity
+    agreement_low: float
+    agreement_high: float
+    images: int
+    more_images: int | None
+    latency: Latency | None
+    cpu: Cpu
+
+    @property
+    def exit_code(self) -> int:
+        """0 met, 3 unmet, 4 undecided."""
+        return {"met": 0, "unmet": 3, "undecided": 4}[self.outcome]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate of the search.
+
+    Attributes:
+        plan: how it was made.
+        path: the int8 file, or None where the candidate failed.
+        accuracy: top-1 on the search images (ratio), or None without labels or on failure.
+        fidelity: closeness to float on the search images, or None on failure.
+        latency: measured time, or None where it was not measured.
+        accepted: whether it meets goal and speed floor on the search images.
+        note: why it was refused or how it failed, one line; empty where accepted.
+        seconds: how long making and measuring it took.
+    """
+
+    plan: Plan
+    path: Path | None
+    accuracy: float | None
+    fidelity: Fidelity | None
+    latency: Latency | None
+    accepted: bool
+    note: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search found.
+
+    Attributes:
+        best: the accepted trial, else the closest one that ran, else None.
+        trials: all of them, in order.
+        stopped: why the search ended, one line.
+    """
+
+    best: Trial | None
+    trials: tuple[Trial, ...]
+    stopped: str
+
+
+# -------------------------------------------------------------------------- progress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of long work.
+
+    Attributes:
+        stage: what is being done, such as `verify`.
+        done: units finished.
+        total: units in all, or None where unknown.
+        unit: what is counted, such as `images`.
+    """
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "images"
+
+
+OnProgress = Callable[[Progress], None]
+"""Told after each step of long work."""

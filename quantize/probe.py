@@ -1,0 +1,52 @@
+"""Running working copies once: for checks and for shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantize.graph.expose import with_outputs
+from quantize.graph.io import to_bytes
+from quantize.graph.view import View, dims, signature
+from quantize.runtime import Session
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+
+def run_once(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Load a model, predict, forget it: for checks of working copies."""
+    return Session(to_bytes(model)).predict(images)
+
+
+def shapes_of(model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the named tensors when one image runs through the model.
+
+    Raises:
+        ModelError: the model does not run.
+    """
+    session = Session(to_bytes(with_outputs(model, names)))
+    image = np.zeros((session.batch or 1, *image_size(model)), np.float32)
+    values = dict(zip(session.outputs, session.run(image), strict=True))
+    return {name: (1, *values[name].shape[1:]) for name in names}
+
+
+def image_size(model: onnx.ModelProto) -> tuple[int, int, int]:
+    """(C, H, W) that the model declares; open sizes are taken as 3 channels and 224 pixels."""
+    shape = dims(View(model.graph).inputs[0]) or [None] * 4
+    channels, height, width = (
+        given or usual for given, usual in zip(shape[1:], (3, 224, 224), strict=True)
+    )
+    return channels, height, width
+
+
+def noise_image(model: onnx.ModelProto) -> NDArray[np.float32]:
+    """One seeded noise image of the declared size, float32 [1,C,H,W]: time does not depend on it.
+
+    Raises:
+        ModelError: the model is no image classifier.
+    """
+    signature(model)
+    return np.random.default_rng(0).standard_normal((1, *image_size(model)), dtype=np.float32)

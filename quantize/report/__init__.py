@@ -1,0 +1,1 @@
+"""The evidence, for machines (report.json) and for people (summary.txt)."""

@@ -1,0 +1,193 @@
+"""report.json: everything that the run found, as JSON values.
+
+All that a clock or this machine made stands under `measured`; the rest is equal for equal inputs,
+package versions and instruction set. The layout is described in docs/report.md.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from quantize import __version__
+from quantize.files import sha256
+from quantize.graph import io
+from quantize.graph.coverage import Coverage, coverage
+from quantize.graph.prepare import Prepared
+from quantize.graph.view import opset
+from quantize.job import Images, Job
+from quantize.measure import Verified, timing_of
+from quantize.plan import Latency, SearchResult, Trial, Verdict
+from quantize.probe import shapes_of
+from quantize.report.values import finite
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("neural-compressor", "numpy", "onnx", "onnxruntime", "pillow")
+
+
+def document(
+    job: Job,
+    prepared: Prepared,
+    found: SearchResult,
+    proof: Verified,
+    best: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of report.json.
+
+    Args:
+        job: the inputs.
+        prepared: the working copy.
+        found: the search's result.
+        proof: the verdict and the answers behind it.
+        best: the int8 file that was verified.
+        seconds: how long the run took.
+    """
+    verdict = proof.verdict
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "quantize", "version": __version__},
+        "versions": versions(),
+        "verdict": _verdict(verdict),
+        "float_model": _float_model(job),
+        "int8_model": _int8_model(found, best),
+        "data": _data(job),
+        "prepare": list(prepared.steps),
+        "search": _search(job, found),
+        "accuracy": _accuracy(verdict),
+        "fidelity": {
+            **asdict(verdict.fidelity),
+            "agreement_interval": [verdict.agreement_low, verdict.agreement_high],
+        },
+        "measured": {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "cpu": asdict(verdict.cpu),
+            "latency": _latency(verdict.latency, job),
+            "trials": [
+                {"plan": t.plan.key, "seconds": t.seconds, "latency": _latency(t.latency, job)}
+                for t in found.trials
+            ],
+        },
+    }
+    return finite(content)  # type: ignore[no-any-return]
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python, and the packages that decide the bytes."""
+    found = {"quantize": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def model_coverage(path: Path) -> Coverage:
+    """How much of a file's arithmetic is int8."""
+    model = io.load(path)
+    return coverage(model, lambda names: shapes_of(model, names))
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "outcome": verdict.outcome,
+        "exit_code": verdict.exit_code,
+        "reason": verdict.reason,
+        "goal": asdict(verdict.goal),
+        "instruction_set": verdict.cpu.isa,
+        "images": verdict.images,
+        "more_images": verdict.more_images,
+    }
+
+
+def _float_model(job: Job) -> dict[str, Any]:
+    model = job.model
+    return {
+        "file": model.path.name,
+        "sha256": model.sha256,
+        "bytes": model.path.stat().st_size,
+        "opset": opset(model.proto),
+        "input": {"name": model.signature.input, "size": list(model.size)},
+        "output": {"name": model.signature.output, "classes": model.classes},
+    }
+
+
+def _int8_model(found: SearchResult, best: Path) -> dict[str, Any]:
+    seen = model_coverage(best)
+    convs, all_convs = seen.count("Conv")
+    return {
+        "sha256": sha256(best),
+        "bytes": best.stat().st_size,
+        "opset": opset(io.load(best)),
+        "plan": found.best.plan.to_json() if found.best else None,
+        "int8_share_of_multiply_adds": seen.int8_share,
+        "convolutions": {"int8": convs, "all": all_convs},
+        "stayed_float": list(seen.stayed_float),
+    }
+
+
+def _data(job: Job) -> dict[str, Any]:
+    splits = job.splits
+    return {
+        "calibration": _images(job.calibration),
+        "search": {**_images(job.search), "is_calibration": splits.search_is_calibration},
+        "holdout": _images(job.holdout),
+        "duplicates": splits.duplicates,
+        "notes": list(splits.notes),
+    }
+
+
+def _images(images: Images) -> dict[str, Any]:
+    return {
+        "images": len(images.samples),
+        "sha256": images.digest,
+        "preprocessing": images.pipeline.describe(),
+        "unreadable": dict(sorted(images.unreadable.items())),
+    }
+
+
+def _search(job: Job, found: SearchResult) -> dict[str, Any]:
+    return {
+        "strategy": job.config.tuning.strategy.name,
+        "stopped": found.stopped,
+        "trials": [_trial(trial) for trial in found.trials],
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "plan": {"key": trial.plan.key, **trial.plan.to_json()},
+        "top1": trial.accuracy,
+        "fidelity": asdict(trial.fidelity) if trial.fidelity else None,
+        "accepted": trial.accepted,
+        "note": trial.note,
+    }
+
+
+def _accuracy(verdict: Verdict) -> dict[str, Any] | None:
+    drop = verdict.drop
+    if drop is None or verdict.float_top1 is None:
+        return None
+    return {
+        "float": {"top1": verdict.float_top1, "top5": verdict.float_top5},
+        "int8": {"top1": verdict.int8_top1, "top5": verdict.int8_top5},
+        "drop_points": drop.points,
+        "drop_interval_points": [drop.low, drop.high],
+        "drop_ratio": drop.points / 100 / verdict.float_top1 if verdict.float_top1 else None,
+        "lost": drop.lost,
+        "gained": drop.gained,
+    }
+
+
+def _latency(latency: Latency | None, job: Job) -> dict[str, Any] | None:
+    if latency is None:
+        return None
+    values = asdict(latency)
+    values.pop("cpu")
+    return {**values, "threads_asked": timing_of(job.config).asked}

@@ -1,0 +1,118 @@
+"""summary.txt and what the command line prints: the report for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantize.report.verdict import verdict_line
+
+
+def summary(report: dict[str, Any]) -> str:
+    """A short readable account of report.json; the last line is the verdict."""
+    verdict = report["verdict"]
+    lines = [
+        *_files(report),
+        *_images(report),
+        *_accuracy(report),
+        *_fidelity(report),
+        *_speed(report),
+        *_trials(report),
+        *(f"note       {note}" for note in report["data"]["notes"]),
+        "",
+        verdict_line(
+            verdict["outcome"], verdict["reason"], verdict["images"], verdict["instruction_set"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _files(report: dict[str, Any]) -> list[str]:
+    float_, int8 = report["float_model"], report["int8_model"]
+    convs = int8["convolutions"]
+    plan = int8["plan"]
+    lines = [
+        f"model      {float_['file']}, opset {float_['opset']}",
+        f"int8       by {plan['engine']} ({plan['format']}): {convs['int8']} of {convs['all']}"
+        f" convolutions, {100 * int8['int8_share_of_multiply_adds']:.1f} % of the multiply-adds",
+        f"size       float {_mib(float_['bytes'])}, int8 {_mib(int8['bytes'])},"
+        f" {int8['bytes'] / float_['bytes']:.3f} of it",
+    ]
+    if int8["stayed_float"]:
+        some = ", ".join(int8["stayed_float"][:5])
+        more = len(int8["stayed_float"]) - 5
+        lines.append(f"float      {some}{f' and {more} more' if more > 0 else ''}")
+    return lines
+
+
+def _images(report: dict[str, Any]) -> list[str]:
+    data = report["data"]
+    again = " (the calibration images again)" if data["search"]["is_calibration"] else ""
+    lines = [
+        f"images     calibration {data['calibration']['images']}, search"
+        f" {data['search']['images']}{again}, holdout {data['holdout']['images']}"
+    ]
+    if data["duplicates"]:
+        lines.append(f"           {data['duplicates']} equal images were counted once")
+    for part in ("calibration", "search", "holdout"):
+        unreadable = data[part]["unreadable"]
+        if unreadable:
+            first = next(iter(unreadable))
+            lines.append(f"           {part}: {len(unreadable)} unreadable, first {first}")
+    return lines
+
+
+def _accuracy(report: dict[str, Any]) -> list[str]:
+    seen = report["accuracy"]
+    if seen is None:
+        return ["accuracy   not measured: the images have no labels"]
+    low, high = seen["drop_interval_points"]
+    ratio = seen["drop_ratio"]
+    lines = [
+        f"top-1      float {100 * seen['float']['top1']:.2f} %,"
+        f" int8 {100 * seen['int8']['top1']:.2f} %",
+        f"top-5      float {100 * seen['float']['top5']:.2f} %,"
+        f" int8 {100 * seen['int8']['top5']:.2f} %",
+        f"drop       {seen['drop_points']:.2f} points, 95 % interval {low:.2f} to {high:.2f}"
+        f" (lost {seen['lost']}, gained {seen['gained']} images)",
+    ]
+    if ratio is not None:
+        lines.append(f"drop ratio {100 * ratio:.2f} % of the float top-1")
+    return lines
+
+
+def _fidelity(report: dict[str, Any]) -> list[str]:
+    seen = report["fidelity"]
+    sqnr = "exact" if seen["sqnr_db"] is None else f"{seen['sqnr_db']:.1f} dB"
+    return [f"closeness  {100 * seen['agreement']:.2f} % equal answers, output SQNR {sqnr}"]
+
+
+def _speed(report: dict[str, Any]) -> list[str]:
+    measured = report["measured"]
+    seen = measured["latency"]
+    if seen is None:
+        return ["speed      not measured"]
+    fewer = (
+        f" ({seen['threads_asked']} asked, the machine has fewer)"
+        if seen["threads"] < seen["threads_asked"]
+        else ""
+    )
+    return [
+        f"latency    float {seen['float_ms']:.2f} ms, int8 {seen['int8_ms']:.2f} ms: int8 is"
+        f" {seen['ratio']:.2f}x as fast, 95 % interval {seen['low']:.2f} to {seen['high']:.2f}",
+        f"           batch 1, {seen['threads']} threads{fewer}, {seen['rounds']} interleaved"
+        f" rounds, {measured['cpu']['name']}",
+    ]
+
+
+def _trials(report: dict[str, Any]) -> list[str]:
+    lines = [f"search     {report['search']['strategy']}: {report['search']['stopped']}"]
+    for number, trial in enumerate(report["search"]["trials"], 1):
+        plan = trial["plan"]
+        state = "accepted" if trial["accepted"] else trial["note"]
+        top1 = "" if trial["top1"] is None else f"top-1 {100 * trial['top1']:.2f} %, "
+        lines.append(f"  trial {number}  {plan['engine']} {plan['format']}: {top1}{state}")
+    return lines
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,156 @@
+"""The only door to onnxruntime sessions: threads, predictors, and what this processor is."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from quantize.errors import ModelError
+from quantize.plan import Cpu
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""images float32 [N,C,H,W] -> logits float32 [N,K]."""
+
+_ISA_BY_FLAG = (  # best first: (flag in /proc/cpuinfo, name, saturates)
+    ("amx_int8", "x86-64 AMX-INT8", False),
+    ("avx512_vnni", "x86-64 AVX512-VNNI", False),
+    ("avx_vnni", "x86-64 AVX-VNNI", False),
+    ("avx512bw", "x86-64 AVX512 without VNNI", True),
+    ("avx2", "x86-64 AVX2 without VNNI", True),
+    ("sse4_1", "x86-64 SSE4.1", True),
+    ("i8mm", "AArch64 I8MM", False),
+    ("asimddp", "AArch64 dot product", False),
+    ("asimd", "AArch64 NEON", False),
+)
+
+
+class Session:
+    """One model, loaded.
+
+    Args:
+        model: a file or serialized bytes.
+        threads: threads inside one operator.
+        name: how errors call the model.
+
+    Raises:
+        ModelError: onnxruntime refuses the model; the message holds its reason.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1, name: str = "") -> None:
+        self.name = name or (str(model) if isinstance(model, Path) else "the model")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Threads that spin after a run would slow the other session of an interleaved pair.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class but this
+            raise ModelError(f"{self.name} does not load: {_first_line(error)}") from error
+        self.input = self._session.get_inputs()[0].name
+        self.outputs = [value.name for value in self._session.get_outputs()]
+        declared = self._session.get_inputs()[0].shape
+        self.batch = declared[0] if declared and isinstance(declared[0], int) else None
+
+    def run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """All outputs for images float32 [N,C,H,W]; N must suit a fixed batch axis.
+
+        Raises:
+            ModelError: the model fails on this input.
+        """
+        try:
+            outputs: list[NDArray[np.float32]] = self._session.run(None, {self.input: images})
+        except Exception as error:
+            raise ModelError(
+                f"{self.name} fails on images {list(images.shape)}: {_first_line(error)}",
+                "check that the transform gives the shape that the model takes",
+            ) from error
+        return outputs
+
+    def pieces(self, images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """The images as the batch axis takes them; the last is repeated to fill a fixed batch."""
+        if self.batch is None or self.batch == len(images):
+            yield images
+            return
+        for start in range(0, len(images), self.batch):
+            piece = images[start : start + self.batch]
+            filling = np.repeat(piece[-1:], self.batch - len(piece), axis=0)
+            yield np.concatenate([piece, filling])
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The first output, [N,K], for any N.
+
+        Raises:
+            ModelError: the model fails on this input or gives no [N,K] scores.
+        """
+        scores = [self._scores(self.run(piece)[0], len(piece)) for piece in self.pieces(images)]
+        return np.concatenate(scores)[: len(images)]
+
+    def _scores(self, scores: NDArray[np.float32], images: int) -> NDArray[np.float32]:
+        if scores.ndim != 2 or len(scores) != images:
+            raise ModelError(
+                f"{self.name} is not an image classifier: {images} images give scores of shape"
+                f" {list(scores.shape)}, not [{images},K]"
+            )
+        return scores
+
+
+def cores() -> int:
+    """How many cores affinity and the control group let this process use, at least 1."""
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(available, _cgroup_cores()))
+
+
+def _cgroup_cores() -> int:
+    """The quota of cgroup v2 or v1 in whole cores, rounded up; no quota is very many."""
+    for quota_file, period_file in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            words = Path(quota_file).read_text().split()
+            if period_file:
+                words.append(Path(period_file).read_text().strip())
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if quota > 0 and period > 0:
+            return math.ceil(quota / period)
+    return 1 << 16
+
+
+@lru_cache(maxsize=1)
+def cpu() -> Cpu:
+    """This processor and the instruction set that decides its int8 arithmetic."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        text = ""
+    flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)).split())
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = model.group(1).strip() if model else platform.processor() or platform.machine()
+    for flag, isa, saturates in _ISA_BY_FLAG:
+        if flag in flags:
+            return Cpu(name, isa, saturates, cores())
+    return Cpu(name, platform.machine() or "unknown", False, cores())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.splitlines()[0])[:400]

@@ -1,0 +1,22 @@
+# Sourced: find_python sets $python to one that has quantize, or says how to install it.
+# $here is the folder of the scripts, set by whoever sources this.
+# shellcheck shell=bash
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python "${here:?}/../.venv/bin/python"; do
+        [ -n "$candidate" ] || continue
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        if "$candidate" -c 'import quantize' >/dev/null 2>&1; then
+            # shellcheck disable=SC2034  # read by the script that sources this
+            python=$candidate
+            return
+        fi
+        if [ "$candidate" = "${PYTHON:-}" ]; then
+            echo "$(basename "$0"): PYTHON=$PYTHON has no quantize; install it there: $PYTHON -m pip install '.[inc]'" >&2
+            exit 2
+        fi
+    done
+    echo "$(basename "$0"): no Python with quantize found; install it: make install, or: pip install '.[inc]'" >&2
+    exit 2
+}

@@ -1,0 +1,495 @@
+"""Models and images that tests build for themselves: small ones, and the model zoo's ResNet v1.
+
+All weights are random but seeded; running statistics come from images, so that activations keep
+the scale of a trained network. Networks read `prepared(...)` images: RGB / 255, normalised with
+ImageNet's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+Item = tuple[NDArray[np.uint8], int]
+"""An image, uint8 [H,W,3] RGB, and its class."""
+
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+EPSILON = 1e-5
+
+# What a residual branch adds, against its input. Random branches at full strength are chaotic:
+# they turn the slightest rounding into another answer, which trained ones do not.
+_BRANCH_GAIN = 0.1
+
+# Depth -> prefix of the zoo's names, whether blocks are bottlenecks, blocks of the four stages.
+_RESNETS = {
+    18: ("resnetv15", False, (2, 2, 2, 2)),
+    34: ("resnetv16", False, (3, 4, 6, 3)),
+    50: ("resnetv17", True, (3, 4, 6, 3)),
+    101: ("resnetv18", True, (3, 4, 23, 3)),
+    152: ("resnetv19", True, (3, 8, 36, 3)),
+}
+
+
+# ------------------------------------------------------------------------------ images
+
+
+def tiny_dataset(classes: int = 4, per_class: int = 10, size: int = 16, seed: int = 0) -> list[Item]:
+    """Noisy striped images whose tint, direction and spacing tell their class.
+
+    The classes look alike for every seed; only the images differ. Classes take turns in the list.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        (_texture(label, classes, size, rng), label)
+        for _ in range(per_class)
+        for label in range(classes)
+    ]
+
+
+def prepared(items: list[Item]) -> NDArray[np.float32]:
+    """Images of equal size -> float32 [N,3,H,W] as the networks here read them."""
+    pixels = np.stack([image for image, _ in items]).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(((pixels - MEAN) / STD).transpose(0, 3, 1, 2))
+
+
+def labels_of(items: list[Item]) -> NDArray[np.int64]:
+    """int64 [N]."""
+    return np.array([label for _, label in items], dtype=np.int64)
+
+
+def write_image_folder(root: Path, items: list[Item]) -> Path:
+    """Write `root/<class, three digits>/<position, five digits>.png`; returns the root."""
+    for position, (image, label) in enumerate(items):
+        folder = root / f"{label:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{position:05d}.png")
+    return root
+
+
+def write_imagenet_raw(folder: Path, items: list[Item]) -> Path:
+    """Write `folder/image_<position>.png` and `folder/val.txt`; returns the list file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for position, (image, label) in enumerate(items):
+        name = f"image_{position:05d}.png"
+        Image.fromarray(image).save(folder / name)
+        lines.append(f"{name} {label}\n")
+    list_file = folder / "val.txt"
+    list_file.write_text("".join(lines))
+    return list_file
+
+
+def _texture(label: int, classes: int, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    tint = np.array(colorsys.hsv_to_rgb(label / classes, 1, 1)) - 0.5
+    angle = math.pi * (label + rng.normal(0, 0.25)) / classes
+    waves = 2 + label % 3 + rng.uniform(-0.5, 0.5)
+    y, x = np.mgrid[:size, :size] / size
+    along = x * math.cos(angle) + y * math.sin(angle)
+    stripes = np.sin(2 * math.pi * (waves * along + rng.uniform()))
+    noise = rng.normal(0, 20, (size, size, 3)) + rng.normal(0, 15, 3)
+    image = 128 + rng.uniform(20, 60) * stripes[:, :, None] + rng.uniform(30, 90) * tint + noise
+    return image.clip(0, 255).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------ models
+
+
+def tiny_resnet(
+    channels: int = 8,
+    size: int = 16,
+    classes: int = 4,
+    seed: int = 0,
+    opset: int = 13,
+    batch: int | str = "N",
+    initializers_as_inputs: bool = False,
+    softmax: bool = False,
+) -> onnx.ModelProto:
+    """A stem and one residual block, BatchNormalization unfused, channels of unequal scale.
+
+    Args:
+        channels: of every feature map.
+        size: height and width of the input `data`, [batch,3,size,size].
+        classes: of the output `logits` (`probabilities` with softmax), [batch,classes].
+        seed: of the weights.
+        opset: 7 or more.
+        batch: first dimension of input and output, a name or a number.
+        initializers_as_inputs: as files of IR version 3 have it.
+        softmax: end with Softmax.
+    """
+    net = _Builder(np.random.default_rng(seed), opset, spread=0.5)
+    x = net.relu("relu0", net.conv_bn("conv0", "bn0", "data", (channels, 3, 3, 3)))
+    y = net.relu("relu1", net.conv_bn("conv1", "bn1", x, (channels, channels, 3, 3)))
+    y = net.conv_bn("conv2", "bn2", y, (channels, channels, 3, 3))
+    x = net.relu("relu2", net.node("Add", "add", [y, x]))
+    x = net.node("Flatten", "flatten", [net.node("GlobalAveragePool", "pool", [x])])
+    output = net.gemm("fc", x, classes, channels, "fc_out" if softmax else "logits")
+    if softmax:
+        output = net.node("Softmax", "softmax", [output], "probabilities", axis=1)
+    model = net.model(
+        "tiny_resnet",
+        data=[batch, 3, size, size],
+        output=(output, [batch, classes]),
+        ir_version=3 if initializers_as_inputs else 8,
+    )
+    images = prepared(tiny_dataset(classes, 16, size, seed))
+    set_batch_statistics(model, images)
+    spread_answers(model, images)
+    return model
+
+
+def resnet50_v1(
+    seed: int = 0, opset: int = 12, images: NDArray[np.float32] | None = None
+) -> onnx.ModelProto:
+    """The model zoo's `resnet50-v1-12` with random weights: see `resnet_v1`."""
+    return resnet_v1(50, seed, opset, images)
+
+
+def resnet_v1(
+    depth: int,
+    seed: int = 0,
+    opset: int = 12,
+    images: NDArray[np.float32] | None = None,
+    initializers_as_inputs: bool = False,
+) -> onnx.ModelProto:
+    """The model zoo's MXNet ResNet v1, node by node and name by name, with random weights.
+
+    In bottlenecks the stride sits on the first 1x1 convolution, and both 1x1 convolutions have a
+    bias; 3x3 and downsampling ones have none.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        seed: of the weights.
+        opset: 7 or more.
+        images: prepared float32 [N,3,H,W] of any one size, for the running statistics and for a
+            classifier whose answers differ; striped ones by default. A dozen is enough.
+        initializers_as_inputs: as the zoo's files of opset 7 have it.
+    """
+    prefix, bottleneck, stages = _RESNETS[depth]
+    net = _Builder(np.random.default_rng(seed), opset, spread=0.2)
+    x = _stem(net, prefix)
+    channels = 64
+    for stage, blocks in enumerate(stages, start=1):
+        width = 64 << (stage - 1)
+        names = _StageNames(f"{prefix}_stage{stage}")
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage > 1 else 1
+            add_block = _bottleneck if bottleneck else _basic_block
+            x = add_block(net, names, x, (channels, width), stride)
+            channels = width * 4 if bottleneck else width
+    x = net.node("GlobalAveragePool", f"{prefix}_pool1_fwd", [x])
+    x = net.node("Flatten", "flatten_473", [x])
+    x = net.gemm(f"{prefix}_dense0", x, 1000, channels, f"{prefix}_dense0_fwd")
+    model = net.model(
+        "mxnet_converted_model",
+        data=["N", 3, 224, 224],
+        output=(x, ["N", 1000]),
+        ir_version=3 if initializers_as_inputs else 4,
+    )
+    if images is None:
+        images = prepared(tiny_dataset(classes=16, per_class=1, size=224, seed=seed))
+    set_batch_statistics(model, images)
+    spread_answers(model, images, seed)
+    return model
+
+
+@dataclass
+class _Builder:
+    """Collects nodes and seeded parameters; names follow the zoo's `<layer>_fwd` and the like.
+
+    Attributes:
+        rng: where weights come from.
+        opset: of the model.
+        spread: standard deviation of ln(gamma), how unequal the channels' scales are.
+    """
+
+    rng: np.random.Generator
+    opset: int
+    spread: float
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    def node(self, op: str, name: str, inputs: list[str], output: str = "", **attributes) -> str:
+        output = output or name
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
+
+    def parameter(self, name: str, array: NDArray[np.floating]) -> str:
+        self.initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return name
+
+    def relu(self, name: str, x: str) -> str:
+        return self.node("Relu", name, [x])
+
+    def conv_bn(
+        self,
+        conv: str,
+        bn: str,
+        x: str,
+        shape: tuple[int, ...],
+        stride: int = 1,
+        biased: bool = False,
+        gain: float = 1.0,
+    ) -> str:
+        """Convolution of weight [out,in,k], padded to keep the size, and BatchNormalization."""
+        filters, depth, kernel = shape[:3]
+        weight = self.rng.standard_normal((filters, depth, kernel, kernel), dtype=np.float32)
+        weight *= np.float32(math.sqrt(2 / (depth * kernel * kernel)))
+        inputs = [x, self.parameter(f"{conv}_weight", weight)]
+        if biased:
+            bias = self.rng.normal(0, 0.1, filters)
+            inputs.append(self.parameter(f"{conv}_bias", bias))
+        y = self.node(
+            "Conv",
+            f"{conv}_fwd",
+            inputs,
+            dilations=[1, 1],
+            group=1,
+            kernel_shape=[kernel, kernel],
+            pads=[kernel // 2] * 4,
+            strides=[stride, stride],
+        )
+        return self.batchnorm(bn, y, filters, gain)
+
+    def batchnorm(self, name: str, x: str, channels: int, gain: float) -> str:
+        statistics = {
+            "gamma": gain * np.exp(self.rng.normal(0, self.spread, channels)),
+            "beta": gain * self.rng.normal(0, 0.2, channels),
+            "running_mean": np.zeros(channels),
+            "running_var": np.ones(channels),
+        }
+        inputs = [x, *(self.parameter(f"{name}_{key}", value) for key, value in statistics.items())]
+        attributes = {"epsilon": EPSILON, "momentum": 0.9}
+        if self.opset < 9:
+            attributes["spatial"] = 1
+        return self.node("BatchNormalization", f"{name}_fwd", inputs, **attributes)
+
+    def gemm(self, name: str, x: str, classes: int, features: int, output: str) -> str:
+        inputs = [
+            x,
+            self.parameter(f"{name}_weight", self.rng.standard_normal((classes, features))),
+            self.parameter(f"{name}_bias", np.zeros(classes)),
+        ]
+        return self.node("Gemm", output, inputs, transB=1, alpha=1.0, beta=1.0)
+
+    def model(
+        self, name: str, data: list[int | str], output: tuple[str, list[int | str]], ir_version: int
+    ) -> onnx.ModelProto:
+        inputs = [helper.make_tensor_value_info("data", TensorProto.FLOAT, data)]
+        if ir_version < 4:
+            inputs += [
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+                for tensor in self.initializers
+            ]
+        outputs = [helper.make_tensor_value_info(output[0], TensorProto.FLOAT, output[1])]
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
+        opsets = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
+
+class _StageNames:
+    """Counts layers within a stage as Gluon does: each kind from 0."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.counts: dict[str, int] = {}
+
+    def next(self, kind: str) -> str:
+        number = self.counts.get(kind, 0)
+        self.counts[kind] = number + 1
+        return f"{self.stage}_{kind}{number}"
+
+
+def _stem(net: _Builder, prefix: str) -> str:
+    x = net.conv_bn(f"{prefix}_conv0", f"{prefix}_batchnorm0", "data", (64, 3, 7), stride=2)
+    x = net.relu(f"{prefix}_relu0_fwd", x)
+    shape = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    return net.node("MaxPool", f"{prefix}_pool0_fwd", [x], **shape)
+
+
+def _bottleneck(
+    net: _Builder, names: _StageNames, x: str, channels: tuple[int, int], stride: int
+) -> str:
+    before, width = channels
+
+    def conv_bn(x: str, shape: tuple[int, ...], **options) -> str:
+        return net.conv_bn(names.next("conv"), names.next("batchnorm"), x, shape, **options)
+
+    y = conv_bn(x, (width, before, 1), stride=stride, biased=True)
+    y = net.relu(f"{names.next('relu')}_fwd", y)
+    y = net.relu(f"{names.next('relu')}_fwd", conv_bn(y, (width, width, 3)))
+    y = conv_bn(y, (4 * width, width, 1), biased=True, gain=_BRANCH_GAIN)
+    if before != 4 * width:
+        x = conv_bn(x, (4 * width, before, 1), stride=stride)
+    y = net.node("Add", names.next("_plus"), [y, x])
+    return net.relu(names.next("activation"), y)
+
+
+def _basic_block(
+    net: _Builder, names: _StageNames, x: str, channels: tuple[int, int], stride: int
+) -> str:
+    before, width = channels
+
+    def conv_bn(x: str, shape: tuple[int, ...], **options) -> str:
+        return net.conv_bn(names.next("conv"), names.next("batchnorm"), x, shape, **options)
+
+    y = net.relu(f"{names.next('relu')}_fwd", conv_bn(x, (width, before, 3), stride=stride))
+    y = conv_bn(y, (width, width, 3), gain=_BRANCH_GAIN)
+    if before != width:
+        x = conv_bn(x, (width, before, 1), stride=stride)
+    y = net.node("Add", names.next("_plus"), [y, x])
+    return net.relu(names.next("activation"), y)
+
+
+# ----------------------------------------------------------- weights that follow images
+
+
+def run(
+    model: onnx.ModelProto, images: NDArray[np.float32], outputs: list[str] | None = None
+) -> list[NDArray[np.float32]]:
+    """What onnxruntime answers: the model's outputs, or the tensors named, for images [N,3,H,W]."""
+    if outputs is not None:
+        model = _with_outputs(model, outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(outputs, {"data": images})
+
+
+def set_batch_statistics(model: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+    """Set the running statistics of every BatchNormalization to those of these images, in place.
+
+    One pass: a copy of the model normalises by each batch's own mean and variance, computed by
+    ordinary operators whose results are fetched.
+    """
+    probe, moments = _normalising_by_batch(model)
+    values = dict(zip(moments, run(probe, images, list(moments)), strict=True))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor, parameter in moments.items():
+        array = values[tensor].reshape(-1)
+        tensors[parameter].CopyFrom(numpy_helper.from_array(array, parameter))
+
+
+def spread_answers(model: onnx.ModelProto, images: NDArray[np.float32], seed: int = 0) -> None:
+    """Give the last Gemm weights under which images get different answers, in place.
+
+    Up to eight classes stand for the two ends of the directions in which the features of these
+    images vary most, each scaled to variance 1; the others hardly ever win.
+    """
+    gemm = _last_gemm(model)
+    rng = np.random.default_rng(seed)
+    features = run(model, images, [gemm.input[0]])[0].astype(np.float64)
+    classes = _parameter(model, gemm.input[1]).shape[0]
+    mean = features.mean(axis=0)
+    _, lengths, axes = np.linalg.svd(features - mean, full_matrices=False)
+    count = min(4, classes // 2, len(images) - 1)
+    directions = axes[:count] * (math.sqrt(len(images)) / lengths[:count, None])
+    weight = rng.standard_normal((classes, features.shape[1]))
+    weight *= 0.1 / np.linalg.norm(features - mean, axis=1).mean()
+    weight[rng.permutation(classes)[: 2 * count]] = np.concatenate([directions, -directions])
+    _set_classifier(model, weight, -weight @ mean)
+
+
+def fit_head(
+    model: onnx.ModelProto, images: NDArray[np.float32], labels: NDArray[np.int64]
+) -> onnx.ModelProto:
+    """A copy whose last Gemm is the least-squares fit of the labels by the features it reads.
+
+    Args:
+        model: any classifier whose input is `data` and whose last Gemm has transB = 1.
+        images: prepared float32 [N,3,H,W]; more images than features make it generalise.
+        labels: int64 [N].
+    """
+    fitted = onnx.ModelProto()
+    fitted.CopyFrom(model)
+    gemm = _last_gemm(fitted)
+    features = run(fitted, images, [gemm.input[0]])[0].astype(np.float64)
+    classes = _parameter(fitted, gemm.input[1]).shape[0]
+    mean = features.mean(axis=0)
+    centred = features - mean
+    ridge = 1e-3 * np.trace(centred.T @ centred) / centred.shape[1] * np.eye(centred.shape[1])
+    target = 10.0 * np.eye(classes)[labels]
+    weight = np.linalg.solve(centred.T @ centred + ridge, centred.T @ target).T
+    _set_classifier(fitted, weight, target.mean(axis=0) - weight @ mean)
+    return fitted
+
+
+def _normalising_by_batch(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model with batch statistics, and its tensors of moments -> running parameters."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.opset_import[0].version = 13
+    nodes: list[onnx.NodeProto] = []
+    moments: dict[str, str] = {}
+    for node in probe.graph.node:
+        if node.op_type != "BatchNormalization":
+            nodes.append(node)
+            continue
+        x, gamma, beta, mean, var = node.input
+        name = node.output[0]
+        moments |= {f"{name}/mean": mean, f"{name}/var": var}
+        for parameter in (gamma, beta):
+            column = _parameter(model, parameter).reshape(-1, 1, 1)
+            probe.graph.initializer.append(numpy_helper.from_array(column, f"{name}/{parameter}"))
+        steps = [
+            ("ReduceMean", [x], "mean", {"axes": [0, 2, 3]}),
+            ("Sub", [x, f"{name}/mean"], "centred", {}),
+            ("Mul", [f"{name}/centred", f"{name}/centred"], "square", {}),
+            ("ReduceMean", [f"{name}/square"], "var", {"axes": [0, 2, 3]}),
+            ("Add", [f"{name}/var", "epsilon"], "stable", {}),
+            ("Sqrt", [f"{name}/stable"], "deviation", {}),
+            ("Div", [f"{name}/centred", f"{name}/deviation"], "normal", {}),
+            ("Mul", [f"{name}/normal", f"{name}/{gamma}"], "scaled", {}),
+        ]
+        nodes += [
+            helper.make_node(op, inputs, [f"{name}/{step}"], **attributes)
+            for op, inputs, step, attributes in steps
+        ]
+        nodes.append(helper.make_node("Add", [f"{name}/scaled", f"{name}/{beta}"], [name]))
+    probe.graph.initializer.append(numpy_helper.from_array(np.float32(EPSILON), "epsilon"))
+    del probe.graph.node[:]
+    probe.graph.node.extend(nodes)
+    return probe, moments
+
+
+def _with_outputs(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """A copy with these tensors as outputs, for images of any number and size."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs
+    )
+    data = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    copy.graph.input[0].CopyFrom(data)
+    return copy
+
+
+def _last_gemm(model: onnx.ModelProto) -> onnx.NodeProto:
+    return next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
+
+
+def _parameter(model: onnx.ModelProto, name: str) -> NDArray[np.float32]:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return numpy_helper.to_array(tensor)
+
+
+def _set_classifier(
+    model: onnx.ModelProto, weight: NDArray[np.floating], bias: NDArray[np.floating]
+) -> None:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    gemm = _last_gemm(model)
+    for name, array in zip(gemm.input[1:], (weight, bias), strict=True):
+        tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
