@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantize.config import Config, load_config
     from quantize.errors import (
+        BudgetError,
         ConfigError,
         DataError,
         EngineError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BudgetError",
     "Config",
     "ConfigError",
     "DataError",

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from quantize.errors import ModelError
-from quantize.graph.expose import float_tensors, high_of, low_of, with_extremes
+from quantize.graph.expose import float_tensors, high_of, low_of, sum_of, with_extremes
 from quantize.graph.io import to_bytes
 from quantize.plan import Range, Statistics
 from quantize.runtime import Session
@@ -50,13 +50,16 @@ def calibrate(
         for piece in session.pieces(batch):
             values = dict(zip(session.outputs, session.run(piece), strict=True))
             for index, name in enumerate(tensors):
-                seen = _seen(name, float(values[low_of(index)]), float(values[high_of(index)]))
+                low, high, total = (
+                    float(values[scalar(index)]) for scalar in (low_of, high_of, sum_of)
+                )
+                seen = _seen(name, low, high, total)
                 ranges[name] = ranges[name].merge(seen) if name in ranges else seen
     return Statistics(ranges, images)
 
 
-def _seen(name: str, low: float, high: float) -> Range:
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _seen(name: str, low: float, high: float, total: float) -> Range:
+    if not all(map(math.isfinite, (low, high, total))):
         raise ModelError(
             f"tensor {name!r} is not finite on the calibration images",
             "check the preprocessing and the model's weights",

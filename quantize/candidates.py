@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantize.calibrate import calibrate
-from quantize.config import Config
-from quantize.config.rules import OpRule, pinned_float
+from quantize.config import INC_STRATEGIES, Config
+from quantize.config.rules import FLOAT_TYPES, OpRule, pinned_float
 from quantize.engines import inc, ort
+from quantize.errors import ConfigError
 from quantize.files import make_folder
 from quantize.graph import io
 from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
 from quantize.graph.prepare import Prepared
 from quantize.job import Job
-from quantize.plan import EngineName, Plan, Scheme, Statistics
+from quantize.plan import EngineName, Granularity, Plan, Scheme, Statistics
 from quantize.runtime import cores
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
     """The guided strategy's candidates, cheapest first.
 
     Rung 1 is Intel Neural Compressor's default candidate where it can be imported; then comes
-    onnxruntime's quantizer on exact ranges.
+    onnxruntime's quantizer on exact ranges, unless the rules ask what only INC can do.
 
     Raises:
         EngineError: INC was asked for and cannot be imported.
@@ -117,14 +119,77 @@ def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
     if asked is None and (reason := inc.available()) is not None:
         log.info("without Intel Neural Compressor: %s", reason)
         engines = ["onnxruntime"]
-    return tuple(base_plan(engine, config, model) for engine in engines)
+    beyond = beyond_onnxruntime(config.op_rules())
+    if beyond and engines == ["onnxruntime"]:
+        raise ConfigError(
+            f"{config.origin}: {beyond}, which the onnxruntime engine cannot do",
+            "remove it, or use quantization.engine inc",
+        )
+    return tuple(
+        base_plan(engine, config, model)
+        for engine in engines
+        if not (beyond and engine == "onnxruntime")
+    )
+
+
+def check_plans(config: Config, model: onnx.ModelProto) -> None:
+    """Refuse what the configured search would stumble over, before anything is written.
+
+    Raises:
+        EngineError: INC was asked for and cannot be imported.
+        ConfigError: a rule matches no node, or asks what the engine cannot do.
+    """
+    if config.tuning.strategy.name in INC_STRATEGIES:
+        inc.require()
+        base_plan("inc", config, model)
+    else:
+        plans(config, model)
 
 
 def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Plan:
     """The plain candidate of one engine: what the configuration asks, nothing repaired."""
-    pins = pinned_float(config.op_rules(), ((n.name, n.op_type) for n in model.graph.node))
-    scheme = Scheme(reduce_range=config.quantization.reduce_range)
+    rules = config.op_rules()
+    pins = pinned_float(rules, ((n.name, n.op_type) for n in model.graph.node))
+    wide = next((rule.weight for rule in rules if rule.scope == "model"), None)
+    granularity: Granularity = (
+        "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
+    )
+    scheme = Scheme(granularity, reduce_range=config.quantization.reduce_range)
     return Plan(engine, config.format(), scheme, keep_float=pins)
+
+
+def beyond_onnxruntime(rules: Sequence[OpRule]) -> str | None:
+    """What the rules ask that onnxruntime's quantizer has no setting for, or None.
+
+    It writes int8 symmetric weights and uint8 asymmetric min-max activations, per channel or per
+    tensor for the whole model; nodes can stay float.
+    """
+    for rule in rules:
+        where = {"model": "model_wise", "optype": "optype_wise", "op": "op_wise"}[rule.scope]
+        for part, options in (("weight", rule.weight), ("activation", rule.activation)):
+            for key, offered in _OFFERED[part].items():
+                wanted = getattr(options, key, ())
+                wide = rule.scope == "model" and key == "granularity"
+                if wanted and not offered & set(wanted) and not wide:
+                    return f"quantization.{where} {rule.pattern!r} asks {part} {key} {wanted[0]}"
+    return None
+
+
+_OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
+    "weight": {
+        "dtype": frozenset({"int8", *FLOAT_TYPES}),
+        "granularity": frozenset({"per_channel"}),
+        "scheme": frozenset({"sym"}),
+        "algorithm": frozenset({"minmax"}),
+        "bit": frozenset(),
+    },
+    "activation": {
+        "dtype": frozenset({"uint8", *FLOAT_TYPES}),
+        "granularity": frozenset({"per_tensor"}),
+        "scheme": frozenset({"asym"}),
+        "algorithm": frozenset({"minmax"}),
+    },
+}
 
 
 def inc_rules(config: Config) -> inc.Rules:

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from quantize import __version__
-from quantize.console import ProgressPrinter, printable
+from quantize.console import PlainFormatter, ProgressPrinter, printable
 from quantize.errors import Interrupted, QuantizeError
+from quantize.report.values import finite
 
 if TYPE_CHECKING:
     from quantize.config import Config
     from quantize.plan import Latency
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 app = typer.Typer(
     name="quantize",
@@ -57,23 +62,31 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
-    for request in (signal.SIGINT, signal.SIGTERM):
+    for request in _STOPS:
         signal.signal(request, _stop)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         app()
     except QuantizeError as error:
-        print(printable(f"quantize: error: {error}"), file=sys.stderr)
+        _complain(f"quantize: error: {error}")
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        print(f"quantize: {stop}; the same command continues", file=sys.stderr)
+        _complain(f"quantize: {stop}; the same command continues")
         sys.exit(stop.exit_code)
     sys.exit(0)
 
 
 def _stop(request: int, _frame: object) -> None:
-    signal.signal(request, signal.SIG_IGN)  # once is enough: the way out must not be cut short
+    for every in _STOPS:  # once is enough: the way out must not be cut short
+        signal.signal(every, signal.SIG_IGN)
     raise Interrupted(128 + request)
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError):  # nobody may be listening any more
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _version(asked: bool) -> None:
@@ -239,15 +252,13 @@ def predict(
 
     known = classify.read_names(names) if names else None
     answers = classify.predict(model, images, _config(config, overrides), known)
-    content = [
-        {
-            "image": str(path),
-            "classes": [
-                {"index": g.index, "name": g.name, "probability": g.probability} for g in a
-            ],
-        }
-        for path, a in zip(images, answers, strict=True)
-    ]
+    content = {
+        "model": model.name,
+        "images": [
+            {"image": str(path), "classes": [asdict(guess) for guess in answer]}
+            for path, answer in zip(images, answers, strict=True)
+        ],
+    }
     lines = []
     for path, answer in zip(images, answers, strict=True):
         lines.append(str(path))
@@ -284,7 +295,7 @@ def demo(
 def _config(path: Path, overrides: list[str] | None, budget: str | None = None) -> Config:
     from quantize.config import load_config
 
-    extra = [f"tuning.exit_policy.timeout={_seconds(budget)}"] if budget else []
+    extra = [] if budget is None else [f"tuning.exit_policy.timeout={_seconds(budget)}"]
     return load_config(path, [*(overrides or []), *extra])
 
 
@@ -314,8 +325,11 @@ def _progress(quiet: bool) -> Iterator[ProgressPrinter | None]:
 
 def _say(content: Any, lines: list[str], as_json: bool) -> None:
     """Print for machines or for people."""
-    if as_json:
-        print(json.dumps(content, indent=2))
-        return
-    for line in lines:
-        print(printable(line))
+    try:
+        if as_json:
+            print(json.dumps(finite(content), indent=2, allow_nan=False))
+        else:
+            print("\n".join(map(printable, lines)))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head -1` has what it wants; the exit code is still ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

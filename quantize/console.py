@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
 from types import TracebackType
@@ -21,6 +23,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+class PlainFormatter(logging.Formatter):
+    """Log lines quote names of files, too; a traceback keeps its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record without control characters."""
+        text = super().format(record)
+        lines = text.split("\n") if record.exc_info else [text]
+        return "\n".join(map(printable, lines))
+
+
 class ProgressPrinter:
     """Called with each `Progress`; use as a context manager."""
 
@@ -29,6 +41,7 @@ class ProgressPrinter:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._stage = ""
+        self._done = 0
         self._started = self._told = 0.0
 
     def __enter__(self) -> ProgressPrinter:
@@ -62,19 +75,20 @@ class ProgressPrinter:
     def _print_line(self, step: Progress) -> None:
         now = time.monotonic()
         finished = step.total is not None and step.done >= step.total
-        if step.stage != self._stage:
+        again = step.stage != self._stage or step.done <= self._done
+        self._done = step.done
+        if again:
             self._stage, self._started, self._told = step.stage, now, now
-            if not finished:
-                return
-        elif not finished and now - self._told < _PLAIN_EVERY_S:
+        if not finished and now - self._told < _PLAIN_EVERY_S:
             return
         self._told = now
         total = "" if step.total is None else f" of {step.total}"
         left = ""
         if step.total and 0 < step.done < step.total:
             left = f", about {(now - self._started) * (step.total / step.done - 1):.0f} s left"
-        sys.stderr.write(f"{step.stage}: {step.done}{total} {step.unit}{left}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            sys.stderr.write(f"{step.stage}: {step.done}{total} {step.unit}{left}\n")
+            sys.stderr.flush()
 
 
 def _make_bar() -> Bar:

@@ -6,7 +6,8 @@
     ├── DataError            images, labels, folders
     ├── OutputError          a path that cannot be written, a full disk
     ├── RunFolderError       a run folder in use or from something else
-    └── EngineError          a quantization engine that is missing or failed
+    ├── EngineError          a quantization engine that is missing or failed
+    └── BudgetError          exit 3: the time budget was spent before the first candidate
     Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
                              KeyboardInterrupt it is no Exception, so that nothing swallows it
 
@@ -57,6 +58,12 @@ class EngineError(QuantizeError):
     """A quantization engine is missing, or failed with no candidate left."""
 
 
+class BudgetError(QuantizeError):
+    """The time budget was spent before any candidate was finished."""
+
+    exit_code = 3
+
+
 class Interrupted(BaseException):
     """The run was asked to stop.
 
@@ -67,3 +74,6 @@ class Interrupted(BaseException):
     def __init__(self, exit_code: int = 130) -> None:
         self.exit_code = exit_code
         super().__init__("interrupted" if exit_code == 130 else "terminated")
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.exit_code,)

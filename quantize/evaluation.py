@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.errors import DataError
+from quantize.errors import DataError, ModelError
 from quantize.plan import TOP_K, Batch, Evaluation, Fidelity
 from quantize.runtime import Predict
 
@@ -72,6 +72,7 @@ def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
 
     Raises:
         DataError: there is no image, or a label is not a class of the model.
+        ModelError: the model gives NaN.
     """
     tally = _Answers()
     for batch in batches:
@@ -84,17 +85,24 @@ def against(base: Reference, predict: Predict, batches: Iterable[Batch]) -> Comp
 
     Raises:
         DataError: the batches are not the reference's images.
+        ModelError: the int8 model gives NaN or has other classes.
     """
     tally, closeness, start = _Answers(), _Closeness(), 0
     for batch in batches:
         logits = predict(batch.images)
+        end = start + len(logits)
+        if batch.digests != base.evaluation.digests[start:end]:
+            raise _other_images()
         tally.add(batch, logits)
-        closeness.add(base.logits[start : start + len(logits)], logits)
-        start += len(logits)
-    evaluation = tally.evaluation()
-    if evaluation.digests != base.evaluation.digests:
-        raise DataError("the images changed while the models were compared", "run it again")
-    return Comparison(base.evaluation, evaluation, closeness.fidelity())
+        closeness.add(base.logits[start:end], logits)
+        start = end
+    if start != base.evaluation.images:
+        raise _other_images()
+    return Comparison(base.evaluation, tally.evaluation(), closeness.fidelity())
+
+
+def _other_images() -> DataError:
+    return DataError("the images changed while the models were compared", "run it again")
 
 
 def compare(predict_float: Predict, predict_int8: Predict, batches: Iterable[Batch]) -> Comparison:
@@ -102,6 +110,7 @@ def compare(predict_float: Predict, predict_int8: Predict, batches: Iterable[Bat
 
     Raises:
         DataError: there is no image, or a label is not a class of the model.
+        ModelError: a model gives NaN, or the two have not the same classes.
     """
     floats, ints, closeness = _Answers(), _Answers(), _Closeness()
     for batch in batches:
@@ -129,6 +138,13 @@ class _Answers:
                 f" model's {classes} classes",
                 "check the label file, LabelShift and the class folders",
             )
+        unusable = np.isnan(logits).any(axis=1)
+        if unusable.any():
+            raise ModelError(
+                f"the model's scores of image {batch.digests[int(np.argmax(unusable))][:12]} are"
+                " NaN",
+                "check the preprocessing and the model's weights",
+            )
         self._top.append(top_classes(logits))
         self._labels.append(batch.labels)
         self._digests.extend(batch.digests)
@@ -149,9 +165,16 @@ class _Closeness:
         self._equal = self._images = 0
 
     def add(self, exact: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+        if exact.shape != other.shape:
+            raise ModelError(
+                f"one model has {exact.shape[1]} classes and the other {other.shape[1]}",
+                "compare a float model with the int8 model made from it",
+            )
         f, q = exact.astype(np.float64), other.astype(np.float64)
-        self._signal += float((f * f).sum())
-        self._noise += float(((f - q) ** 2).sum())
+        # One image at a time, so that the sums do not depend on the batch size.
+        for signal, noise in zip((f * f).sum(axis=1), ((f - q) ** 2).sum(axis=1), strict=True):
+            self._signal += float(signal)
+            self._noise += float(noise)
         self._equal += int((top_classes(exact)[:, 0] == top_classes(other)[:, 0]).sum())
         self._images += len(exact)
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from quantize.errors import OutputError
 
+TEMPORARY = ".quantize."
+"""How the name of a file begins that is not whole yet."""
+
 _CHUNK = 1 << 20
 
 
@@ -22,7 +25,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".quantize.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -60,7 +63,7 @@ def check_writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise OutputError(f"output {path} is a folder", "name a file")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".quantize."):
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY):
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -71,6 +74,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     cures = {
         errno.ENOSPC: "free some space and run the same command again",
         errno.EDQUOT: "free some space and run the same command again",
+        errno.EFBIG: "raise this user's limit on the size of files (ulimit -f)",
         errno.ENOENT: "create the folder first",
         errno.ENOTDIR: "name a path inside a folder",
         errno.ENAMETOOLONG: "choose a shorter name",

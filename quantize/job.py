@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize.config import Config, DataLoader
 from quantize.data.cache import ArrayCache
-from quantize.data.datasets import ImageFolder, as_samples, digest_samples
+from quantize.data.datasets import ImageFolder, Imagenet, as_samples, digest_samples
 from quantize.data.loader import Unreadable, batches
 from quantize.data.splits import Splits, split
 from quantize.data.transforms import Pipeline
@@ -52,7 +52,10 @@ class Images:
         workers: decoding threads.
         cache: keeps prepared images between passes, or None for images that are read once.
         max_unreadable: share of images that may be unreadable (a ratio).
+        drop_last: whether a last, smaller batch is left out.
+        label_shift: what was subtracted from the labels.
         on_progress: told after each batch.
+        unreadable: what a pass could not use; of several passes, the one that lost the most.
     """
 
     name: str
@@ -62,8 +65,10 @@ class Images:
     workers: int
     cache: ArrayCache | None = None
     max_unreadable: float = 0.01
+    drop_last: bool = False
+    label_shift: int = 0
     on_progress: OnProgress | None = None
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of prepared images, decoded ahead in threads.
@@ -79,12 +84,14 @@ class Images:
             workers=self.workers,
             unreadable=bad,
             cache=self.cache,
+            drop_last=self.drop_last,
         ):
             yield batch
             seen += len(batch.labels)
             if self.on_progress:
                 self.on_progress(Progress(self.name, seen + bad.count, len(self.samples)))
-        self.unreadable.update(dict(bad.images))
+        if bad.count > self.unreadable.count:
+            self.unreadable.count, self.unreadable.images = bad.count, bad.images
         bad.check(len(self.samples), self.max_unreadable)
 
     def arrays(self) -> Iterator[NDArray[np.float32]]:
@@ -93,7 +100,17 @@ class Images:
 
     def first(self, count: int) -> Images:
         """The first `count` samples, with the same preprocessing."""
-        return replace(self, samples=self.samples[:count], on_progress=None)
+        return replace(self, samples=self.samples[:count], drop_last=False, on_progress=None)
+
+    def spread(self, count: int) -> Images:
+        """At most `count` samples, at equal distances: every class of a sorted list has a part.
+
+        However many of these few are unreadable, the whole list decides about that.
+        """
+        total = len(self.samples)
+        count = min(count, total)
+        chosen = tuple(self.samples[i * total // count] for i in range(count))
+        return replace(self, samples=chosen, max_unreadable=1.0, drop_last=False, on_progress=None)
 
     @cached_property
     def digest(self) -> str:
@@ -208,26 +225,25 @@ def open_job(
     for note in splits.notes:
         log.warning("%s", note)
 
-    def images(name: str, samples: Sequence[Sample], loader: DataLoader | None) -> Images:
-        return Images(
-            name,
-            tuple(samples),
-            Pipeline(loader.transforms if loader else ()),
-            loader.batch_size if loader else 1,
-            cores(),
-            cache if name != "verify" else None,
-            config.evaluation.max_unreadable,
-            on_progress,
-        )
+    def images(
+        name: str, samples: Sequence[Sample], loader: DataLoader | None, kept: ArrayCache | None
+    ) -> Images:
+        return _images(name, samples, loader, config, kept, on_progress)
 
-    calibrating = images("calibrate", splits.calibration, quantization.calibration.dataloader)
+    calibrating = images(
+        "calibrate", splits.calibration, quantization.calibration.dataloader, cache
+    )
     judge_with = accuracy.dataloader or holdout or quantization.calibration.dataloader
-    searching = images("search", splits.search, judge_with)
-    verifying = images("verify", splits.holdout, holdout or judge_with)
+    searching = images("search", splits.search, judge_with, cache)
+    verifying = images("verify", splits.holdout, holdout or judge_with, None)
     loaders = (quantization.calibration.dataloader, accuracy.dataloader, holdout)
     opened = open_model(model, proto, calibrating)
     for loader, given in zip(loaders, (calibration, evaluation, None), strict=True):
         check_classes(loader if given is None else None, opened.classes, config)
+    used = (*splits.calibration, *splits.search, *splits.holdout)
+    check_labels(used, opened.classes, config)
+    if config.goal().kind != "agreement":
+        check_labelled(splits.holdout)
     return Job(opened, config, splits, calibrating, searching, verifying)
 
 
@@ -241,16 +257,7 @@ def open_images(
     """
     loader = config.evaluation.accuracy.dataloader
     samples = _samples("evaluation", evaluation, loader, config, on_progress)
-    return Images(
-        "evaluate",
-        tuple(samples),
-        Pipeline(loader.transforms if loader else ()),
-        loader.batch_size if loader else 1,
-        cores(),
-        None,
-        config.evaluation.max_unreadable,
-        on_progress,
-    )
+    return _images("evaluate", samples, loader, config, None, on_progress)
 
 
 def open_proto(path: Path) -> onnx.ModelProto:
@@ -287,36 +294,119 @@ def open_model(path: Path, proto: onnx.ModelProto, images: Images) -> FloatModel
             "mend the transform: Resize, CenterCrop and Transpose decide the shape",
         )
     session = Session(io.to_bytes(expose_logits(proto)), name=f"model {path}")
-    scores = session.predict(image)
-    return FloatModel(path, proto, sha256(path), declared, _size(size), scores.shape[1])
+    classes = session.predict(image).shape[1]
+    if classes < 2:
+        raise ModelError(
+            f"model {path} is not an image classifier: it gives one score, not one per class",
+            "export the classifier with an output [N,K]",
+        )
+    return FloatModel(path, proto, sha256(path), declared, _size(size), classes)
 
 
 def first_image(images: Images) -> NDArray[np.float32]:
     """The first readable image, float32 [1,C,H,W].
 
     Raises:
-        DataError: none of the first hundred images is readable.
+        DataError: none of the first hundred images is readable; names one, and the reason.
     """
     for batch in replace(images.first(100), batch_size=1, max_unreadable=1.0, workers=1):
         return batch.images
-    raise DataError(f"no image of {images.name} is readable", "check the data path")
+    name, reason = next(iter(images.unreadable.images), ("none", "there is no image"))
+    raise DataError(
+        f"no image of {images.name} is readable, such as {name}: {reason}", "check the data path"
+    )
+
+
+def check_readable(images: Images) -> None:
+    """Read all images once, into the cache: whatever is wrong with one is known before the work.
+
+    Raises:
+        DataError: more than allowed are unreadable, or the preprocessing does not suit one.
+    """
+    for _ in replace(images, name="read"):
+        pass
 
 
 def check_classes(loader: DataLoader | None, classes: int, config: Config) -> None:
-    """An ImageFolder's labels are right only if it has a folder for each class.
+    """A class folder's labels are right only if there is a folder for each class.
 
     Raises:
-        DataError: it has not, and no LabelShift explains the difference.
+        DataError: there is not, and the LabelShift does not explain the difference.
     """
-    if loader is None or not isinstance(loader.dataset, ImageFolder):
+    if loader is None or not isinstance(loader.dataset, ImageFolder | Imagenet):
         return
     found = len(loader.dataset.classes())
-    if found and found != classes and not config.evaluation.accuracy.label_shift:
+    if not found or found - config.evaluation.accuracy.label_shift == classes:
+        return
+    dataset = loader.dataset
+    background = ", or set LabelShift: -1 if class 0 is the background" * (found == classes - 1)
+    raise DataError(
+        f"{type(dataset).__name__}.root {dataset.root or ''} has {found} class folders, but the"
+        f" model has {classes} classes, so labels counted from the folders would be wrong",
+        f"give every class its folder, or use ImagenetRaw with a label file{background}",
+    )
+
+
+def check_labels(samples: Sequence[Sample], classes: int, config: Config) -> None:
+    """Every label is a class of the model.
+
+    Raises:
+        DataError: names an image and its label.
+    """
+    labels = [sample.label for sample in samples if sample.label is not None]
+    if not labels or max(labels) < classes:
+        return
+    bad = next(s for s in samples if s.label is not None and s.label >= classes)
+    shift = config.evaluation.accuracy.label_shift
+    after = f" after LabelShift {shift}" if shift else ""
+    fits = min(labels) >= 1 and max(labels) == classes
+    raise DataError(
+        f"image {bad.name} has label {bad.label}{after}, but the model has {classes} classes,"
+        f" 0 to {classes - 1}",
+        f"the labels count from 1: set LabelShift: {shift + 1}"
+        if fits
+        else "correct the label file, or give the dataset that the model was trained for",
+    )
+
+
+def check_labelled(holdout: Sequence[Sample]) -> None:
+    """A goal on top-1 needs a label for every image of the verdict.
+
+    Raises:
+        DataError: some have none; names one.
+    """
+    bare = [sample for sample in holdout if sample.label is None]
+    if bare:
         raise DataError(
-            f"ImageFolder.root {loader.dataset.root} has {found} class folders, but the model has"
-            f" {classes} classes, so labels counted from the folders would be wrong",
-            "give every class its folder, or use ImagenetRaw with a label file",
+            f"the goal is on top-1, but {len(bare)} of {len(holdout)} images to verify on have no"
+            f" label, such as {bare[0].name}",
+            "give labels, or set tuning.accuracy_criterion.agreement",
         )
+
+
+def _images(
+    name: str,
+    samples: Sequence[Sample],
+    loader: DataLoader | None,
+    config: Config,
+    cache: ArrayCache | None,
+    on_progress: OnProgress | None,
+) -> Images:
+    return Images(
+        name,
+        tuple(samples),
+        Pipeline(loader.transforms if loader else ()),
+        loader.batch_size if loader else 1,
+        cores(),
+        cache,
+        config.evaluation.max_unreadable,
+        drop_last=loader is not None
+        and loader.last_batch == "discard"
+        and name != "calibrate"
+        and len(samples) >= loader.batch_size,
+        label_shift=config.evaluation.accuracy.label_shift,
+        on_progress=on_progress,
+    )
 
 
 def _samples(
@@ -330,6 +420,9 @@ def _samples(
         items = as_samples(given)
     elif loader is not None:
         items = loader.dataset.samples()
+        batches_asked = config.evaluation.accuracy.iteration
+        if what == "evaluation" and batches_asked > 0:
+            items = items[: batches_asked * loader.batch_size]
     else:
         raise ConfigError(f"there are no images for {what}", "give a dataloader in the config")
     samples = digest_samples(items, workers=cores(), on_progress=on_progress)
@@ -339,8 +432,8 @@ def _samples(
     negative = next((s for s in samples if s.label is not None and s.label < 0), None)
     if negative is not None:
         raise DataError(
-            f"image {negative.name} has label {negative.label} after LabelShift",
-            "labels count from 0; check LabelShift",
+            f"{what} image {negative.name} has label {negative.label} after LabelShift {shift}",
+            "labels count from 0: correct LabelShift or the labels",
         )
     return samples
 

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantize.errors import RunFolderError
-from quantize.files import cannot_write, make_folder, sha256, write_atomic
+from quantize.files import TEMPORARY, cannot_write, make_folder, sha256, write_atomic
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Scheme, Trial
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
+_FIRST = frozenset({JOURNAL, "candidates", "samples"})
 
 
 class RunFolder:
@@ -43,15 +45,18 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        make_folder(path)
         self.candidates = path / "candidates"
-        self._lock = self._take_lock()
         self._entries: list[dict[str, Any]] = []
+        self._made = [made for made in (path / LOCK, path) if not os.path.lexists(made)]
+        make_folder(path)
+        self._lock = self._take_lock()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not (self.path / JOURNAL).exists():
+            self._vanish()
         self._lock.close()
 
     def begin(self, key: str, *, fresh: bool) -> str:
@@ -63,19 +68,28 @@ class RunFolder:
 
         Returns:
             `new`, `continued` or `finished`.
+
+        Raises:
+            RunFolderError: the folder holds files that are not of a run, or cannot be emptied.
         """
         entries = _read(self.path / JOURNAL)
         same = bool(entries) and entries[0].get("key") == key
-        if entries and not same:
-            self._put_aside()
-        if same and not fresh:
-            self._entries = entries
+        known = entries if same and not fresh else []
+        if not entries:
+            self._check_ours()
+        try:
+            if entries and not same:
+                self._put_aside()
+            self._entries = known or [{"event": "begin", "key": key}]
             self._rewrite()
-            return "finished" if any(e["event"] == "end" for e in entries) else "continued"
-        self._clear()
+            if not known:  # only now: a kill in between leaves a journal that knows nothing
+                self._clear()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         make_folder(self.candidates)
-        self._append({"event": "begin", "key": key})
-        return "new"
+        if not known:
+            return "new"
+        return "finished" if self.noted("end") else "continued"
 
     def remember(self, trial: Trial) -> None:
         """Make a finished trial durable."""
@@ -89,7 +103,7 @@ class RunFolder:
         """
         wanted = _jsonable(plan.to_json())
         for entry in reversed(self._entries):
-            if entry["event"] == "trial" and entry["path"] and entry["plan"] == wanted:
+            if entry["event"] == "trial" and entry.get("path") and entry.get("plan") == wanted:
                 return self._restored(entry)
         return None
 
@@ -107,9 +121,14 @@ class RunFolder:
         return next((e for e in reversed(self._entries) if e["event"] == event), None)
 
     def write(self, name: str, content: bytes | str) -> Path:
-        """Write one file of the folder atomically."""
+        """Write one file of the folder atomically.
+
+        What is no Unicode, as a file's name may be on Linux, is escaped as JSON and YAML read it.
+        """
         path = self.path / name
-        write_atomic(path, content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):
+            content = content.encode("utf-8", "backslashreplace")
+        write_atomic(path, content)
         return path
 
     def write_json(self, name: str, content: Any) -> Path:
@@ -119,7 +138,12 @@ class RunFolder:
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> Path:
         """Write an .npz file; equal arrays give equal bytes."""
         buffer = BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for member, array in arrays.items():
+                entry = zipfile.ZipInfo(f"{member}.npy")  # its date is fixed
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(entry, "w", force_zip64=True) as file:
+                    np.save(file, array, allow_pickle=False)
         return self.write(name, buffer.getvalue())
 
     def _take_lock(self) -> IO[str]:
@@ -135,6 +159,10 @@ class RunFolder:
                 f"run folder {self.path} is in use by another run",
                 "wait for it, or give this run another --output-model",
             ) from error
+        if not _is_at(file, self.path / LOCK):  # a refused run took it away meanwhile
+            file.close()
+            make_folder(self.path)
+            return self._take_lock()
         return file
 
     def _append(self, entry: dict[str, Any]) -> None:
@@ -154,26 +182,49 @@ class RunFolder:
         self.write(JOURNAL, "".join(lines))
 
     def _restored(self, entry: dict[str, Any]) -> Trial | None:
-        trial = trial_from_json(entry, self.path)
+        try:
+            trial = trial_from_json(entry, self.path)
+        except (AttributeError, KeyError, TypeError):  # another version's, or edited
+            return None
         if trial.path is not None and not (
-            trial.path.is_file() and sha256(trial.path) == entry["sha256"]
+            trial.path.is_file() and sha256(trial.path) == entry.get("sha256")
         ):
             return None
         return trial
 
+    def _vanish(self) -> None:
+        """The job was refused before it began: leave things as they were found."""
+        with contextlib.suppress(OSError):  # something else was put there
+            for made in self._made:
+                made.rmdir() if made == self.path else made.unlink()
+
     def _put_aside(self) -> None:
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+        home = self.path.resolve()
+        while (aside := home.with_name(f"{home.name}.old{number}")).exists():
             number += 1
         make_folder(aside)
-        for child in self._children():
+        # The journal goes last: as long as it is here, the rest is known to be a run's.
+        for child in sorted(self._children(), key=lambda child: child.name == JOURNAL):
             child.rename(aside / child.name)
         log.info("the run folder held another job; it is now %s", aside)
 
+    def _check_ours(self) -> None:
+        """Only what an interrupted start leaves may be there: the rest is not ours to delete."""
+        for child in self._children():
+            if child.name not in _FIRST and not child.name.startswith(TEMPORARY):
+                raise RunFolderError(
+                    f"run folder {self.path} holds {child.name!r}, which is not of a run",
+                    "name a folder that is empty or does not exist yet",
+                )
+
     def _clear(self) -> None:
         for child in self._children():
+            if child.name == JOURNAL:
+                continue
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+                folder = child.is_dir() and not child.is_symlink()
+                shutil.rmtree(child) if folder else child.unlink()
 
     def _children(self) -> list[Path]:
         return [child for child in self.path.iterdir() if child.name != LOCK]
@@ -204,6 +255,13 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
     )
 
 
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _jsonable(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
@@ -216,13 +274,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise RunFolderError(
-            f"{path} cannot be read: {error}", "remove the run folder or use --fresh"
+            f"{path} cannot be read: {error}", "remove the run folder, or name another"
         ) from error
     entries: list[dict[str, Any]] = []
     for line in lines[:-1]:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(entry, dict) or "event" not in entry:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -55,11 +56,13 @@ def inc_loop(
     shutil.rmtree(folder, ignore_errors=True)
     for trial in trials:
         hands.remember(trial)
+    return settled(trials, f"INC {job.config.tuning.strategy.name}: {result.reason}", hands)
+
+
+def settled(trials: Sequence[Trial], reason: str, hands: Hands) -> SearchResult:
+    """The result of a loop's trials: the first accepted one, else the closest."""
     best = next((trial for trial in trials if trial.accepted), None)
-    reason = f"INC {job.config.tuning.strategy.name}: {result.reason}"
-    if best is None:
-        best = closest(trials, hands.fast_enough)
-    return SearchResult(best, tuple(trials), reason)
+    return SearchResult(best or closest(trials, hands.fast_enough), tuple(trials), reason)
 
 
 def score(seen: Quality) -> float:

@@ -14,7 +14,17 @@ from quantize.evaluation import evaluate as run_evaluation
 from quantize.graph import io
 from quantize.graph.head import expose_logits
 from quantize.graph.view import signature
-from quantize.job import FloatModel, Given, Images, first_image, open_images, open_job, open_model
+from quantize.job import (
+    FloatModel,
+    Given,
+    Images,
+    check_classes,
+    check_labels,
+    first_image,
+    open_images,
+    open_job,
+    open_model,
+)
 from quantize.latency import Timing, measure, single
 from quantize.plan import Cpu, Evaluation, Goal, Latency, OnProgress, Verdict
 from quantize.probe import noise_image
@@ -162,6 +172,9 @@ def evaluate(
     """
     images = open_images(config, evaluation, on_progress)
     opened = open_model(Path(model), io.load(Path(model)), images)
+    loader = config.evaluation.accuracy.dataloader if evaluation is None else None
+    check_classes(loader, opened.classes, config)
+    check_labels(images.samples, opened.classes, config)
     return run_evaluation(predictor(opened.path), images)
 
 

@@ -21,15 +21,35 @@ log = logging.getLogger(__name__)
 BEST = "best.onnx"
 
 
-def check_output(model: Path, output: Path) -> None:
+def check_output(model: Path, config: Path | None, output: Path) -> None:
     """Refuse an output that cannot be written, before any work.
 
+    Args:
+        model: the float file.
+        config: the configuration's file, or None.
+        output: the path asked for.
+
     Raises:
-        OutputError: it is the float model itself, a folder, or in a place that is not writable.
+        OutputError: it is a folder, or in a place that is not writable; or it, or what an older
+            file there is renamed to, is the float model or the configuration.
     """
-    if output.exists() and model.exists() and output.samefile(model):
-        raise OutputError(f"output {output} is the input model itself", "name another file")
     check_writable(output)
+    if _old(output).is_dir():
+        raise OutputError(
+            f"output {output}: an older file is renamed {_old(output).name}, and that is a folder",
+            "name another file",
+        )
+    for what, source in (("input model", model), ("configuration", config)):
+        if source is None:
+            continue
+        if _same(output, source):
+            raise OutputError(f"output {output} is the {what} itself", "name another file")
+        if _same(_old(output), source):
+            raise OutputError(
+                f"output {output}: an older file is renamed {_old(output).name}, and that is the"
+                f" {what}",
+                "name another file",
+            )
 
 
 def set_aside(output: Path) -> None:
@@ -37,9 +57,21 @@ def set_aside(output: Path) -> None:
     if not output.exists():
         return
     try:
-        output.replace(output.with_name(f"{output.name}.old"))
+        output.replace(_old(output))
     except OSError as error:
         raise cannot_write(output, error) from error
+
+
+def _old(output: Path) -> Path:
+    return output.with_name(f"{output.name}.old")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one file, under whatever names; what cannot be looked at is none."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def keep_best(found: SearchResult, run: RunFolder) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from scipy.optimize import brentq
@@ -63,6 +64,9 @@ def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ValueError(f"no paired table has lost {lost}, gained {gained} of {n}")
     z = float(norm.ppf(0.5 + confidence / 2))
+    if lost == gained == 0:  # d0 = 0 is a root too, but no limit: z(d0) is 0 / 0 there
+        far = z * z / (n + z * z)
+        return Interval(-far, far)
     seen = (lost - gained) / n
     low = -1.0 if lost - gained == -n else _limit(lost, gained, n, z, -1.0, seen)
     high = 1.0 if lost - gained == n else _limit(lost, gained, n, -z, seen, 1.0)
@@ -124,21 +128,13 @@ def _three_way(limits: Interval, allowed: float) -> Outcome:
 
 def images_to_decide(seen: Drop, float_top1: float, goal: Goal) -> int | None:
     """How many images would decide if the rates stayed as seen, or None if over ten million."""
-    return _least_images(
-        seen.images,
-        lambda n: decide_drop(
-            Drop(
-                seen.points,
-                0.0,
-                0.0,
-                round(seen.lost * n / seen.images),
-                round(seen.gained * n / seen.images),
-                n,
-            ),
-            float_top1,
-            goal,
-        ),
-    )
+
+    def decide(n: int) -> Outcome:
+        lost = round(seen.lost * n / seen.images)
+        gained = min(round(seen.gained * n / seen.images), n - lost)
+        return decide_drop(replace(seen, lost=lost, gained=gained, images=n), float_top1, goal)
+
+    return _least_images(seen.images, decide)
 
 
 def images_to_agree(agreement: float, n: int, goal: Goal) -> int | None:

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.candidates import Workshop
+from quantize.candidates import Workshop, check_plans
 from quantize.config import Config, check_tunable
 from quantize.evaluation import reference
 from quantize.graph.prepare import prepare
-from quantize.job import Given, open_cache, open_job
+from quantize.job import Given, check_readable, open_cache, open_job
 from quantize.journal import RunFolder
 from quantize.measure import benchmark, evaluate, predictor, timing_of, verify, verify_files
 from quantize.outcome import check_output, keep_best, publish, set_aside, write_outcome
 from quantize.plan import OnProgress, Verdict
 from quantize.probe import run_once
 from quantize.report.document import document, versions
-from quantize.sanity import check_above_chance
+from quantize.sanity import check_float
 from quantize.strategy import find
 
 __all__ = ["Result", "benchmark", "evaluate", "tune", "verify"]
@@ -82,7 +82,7 @@ def tune(
     check_tunable(
         config, calibration_given=calibration is not None, evaluation_given=evaluation is not None
     )
-    check_output(model, output)
+    check_output(model, config.source, output)
     with RunFolder(run_path(config, output)) as run, open_cache(run.path) as cache:
         job = open_job(
             model,
@@ -92,21 +92,25 @@ def tune(
             evaluation=evaluation,
             on_progress=on_progress,
         )
+        check_readable(job.calibration)
+        prepared = prepare(job.model.proto, run_once, job.model.size)
+        check_plans(config, prepared.model)
+        predict = predictor(model)
+        base = reference(predict, job.search)
+        check_float(job, base.evaluation, predict)
+        # Until here the job can be refused: an older run and an older output stay as they are.
         state = run.begin(job.key(versions()), fresh=fresh)
         set_aside(output)
-        prepared = prepare(job.model.proto, run_once, job.model.size)
-        base = reference(predictor(model), job.search)
-        check_above_chance(base.evaluation, job.search, predictor(model), job.model.classes)
         workshop = Workshop(job, prepared, run.candidates)
         found = find(job, base, workshop, run, started)
         best = keep_best(found, run)
         proof = verify_files(
             job.model, best, job.holdout, config.goal(), timing_of(config), on_progress
         )
-        report = document(job, prepared, found, proof, best, time.monotonic() - started)
+        report = document(job, prepared, found, proof, best, state, time.monotonic() - started)
         write_outcome(run, job, report, proof)
         published = publish(best, output) if proof.verdict.outcome == "met" else None
-        run.note("end", outcome=proof.verdict.outcome, state=state)
+        run.note("end", outcome=proof.verdict.outcome)
     return Result(proof.verdict, report, run.path, published)
 
 

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.candidates import plans
+from quantize.candidates import check_plans, plans
 from quantize.config import INC_STRATEGIES, Config, check_tunable
+from quantize.evaluation import evaluate as run_evaluation
 from quantize.graph.prepare import prepare
-from quantize.job import Job, open_job
+from quantize.job import Job, check_readable, open_job
 from quantize.measure import predictor
 from quantize.outcome import check_output
 from quantize.plan import OnProgress
 from quantize.probe import run_once
+from quantize.sanity import check_float
 
 _PROBED = 32
 _INC_START_S = 8.0
@@ -65,19 +67,25 @@ def dry_run(
         QuantizeError: whatever `tune` would refuse.
     """
     check_tunable(config)
-    check_output(model, output)
+    check_output(model, config.source, output)
     job = open_job(model, config, None, on_progress=on_progress)
+    check_readable(job.calibration)
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    looping = config.tuning.strategy.name in INC_STRATEGIES
-    count = config.tuning.exit_policy.max_trials if looping else len(plans(config, prepared.model))
-    return _price(job, count)
+    check_plans(config, prepared.model)
+    predict = predictor(job.model.path)
+    check_float(job, run_evaluation(predict, job.search), predict)
+    if config.tuning.strategy.name in INC_STRATEGIES:
+        engines = ["inc"] * config.tuning.exit_policy.max_trials
+    else:
+        engines = [plan.engine for plan in plans(config, prepared.model)]
+    return _price(job, len(engines), engines.count("inc") * _INC_START_S)
 
 
-def _price(job: Job, candidates: int) -> Price:
+def _price(job: Job, candidates: int, overhead: float) -> Price:
     calibration, search = len(job.calibration.samples), len(job.search.samples)
     holdout = len(job.holdout.samples)
     runs = candidates * (calibration + search) + search + 2 * holdout
-    seconds = runs * _seconds_per_image(job) + candidates * _INC_START_S
+    seconds = runs * _seconds_per_image(job) + overhead
     channels, height, width = job.model.size
     return Price(
         calibration,

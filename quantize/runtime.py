@@ -61,9 +61,12 @@ class Session:
             )
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{self.name} does not load: {_first_line(error)}") from error
-        self.input = self._session.get_inputs()[0].name
+        inputs = self._session.get_inputs()
+        if not inputs:
+            raise ModelError(f"{self.name} takes no input", "give an image classifier")
+        self.input = inputs[0].name
         self.outputs = [value.name for value in self._session.get_outputs()]
-        declared = self._session.get_inputs()[0].shape
+        declared = inputs[0].shape
         self.batch = declared[0] if declared and isinstance(declared[0], int) else None
 
     def run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:

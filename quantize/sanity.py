@@ -11,18 +11,42 @@ from dataclasses import replace
 
 import numpy as np
 
-from quantize.data.steps import Normalize, Rescale, Transpose
+from quantize.data.steps import Normalize, Rescale, Transform, Transpose
 from quantize.data.transforms import Pipeline
 from quantize.errors import DataError, QuantizeError
 from quantize.evaluation import evaluate
-from quantize.job import Images
+from quantize.job import Images, Job
 from quantize.paired import above_chance
 from quantize.plan import Evaluation
 from quantize.runtime import Predict
 
 _TRIED = 200
+_NAMED = 3
 _IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _HALF = Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def check_float(job: Job, seen: Evaluation, predict: Predict) -> None:
+    """Refuse a float model that guesses, before anything is searched.
+
+    A goal on agreement asks nothing of labels. Few search images prove nothing against the model.
+    A sample of the holdout clears it; where that does not, the whole holdout decides.
+
+    Args:
+        job: the inputs.
+        seen: the float model's answers on the search images.
+        predict: the float model.
+
+    Raises:
+        DataError: as `check_above_chance`.
+    """
+    if job.config.goal().kind == "agreement":
+        return
+    classes = job.model.classes
+    if seen.images >= _TRIED:
+        check_above_chance(seen, job.search, predict, classes)
+    if not above_chance(evaluate(predict, job.holdout.spread(_TRIED)), classes):
+        check_above_chance(evaluate(predict, job.holdout), job.holdout, predict, classes)
 
 
 def check_above_chance(seen: Evaluation, images: Images, predict: Predict, classes: int) -> None:
@@ -39,31 +63,40 @@ def check_above_chance(seen: Evaluation, images: Images, predict: Predict, class
     """
     if not seen.labelled or above_chance(seen, classes):
         return
-    helped = list(_helpful(images, predict, classes))
-    hint = f"it would be right {', or '.join(helped)}" if helped else "no usual mistake explains it"
+    if above_chance(replace(seen, labels=seen.predicted), classes):
+        helped = ", or ".join(_helpful(images.spread(_TRIED), predict, classes))
+        hint = f"it would be right {helped}" if helped else "no usual mistake explains it"
+    else:
+        hint = "even all right would prove nothing on so few images"
     raise DataError(
         f"the float model is no better than chance: top-1 {100 * seen.accuracy():.1f} % of"
         f" {seen.images} images with {classes} classes; {hint}",
-        "mend labels or transform in the config",
+        "mend labels or transform in the config, or give more images",
     )
 
 
-def _helpful(images: Images, predict: Predict, classes: int) -> Iterator[str]:
-    few = images.first(_TRIED)
+def _helpful(few: Images, predict: Predict, classes: int) -> list[str]:
+    """What would have helped and how much, the best first."""
+    found = sorted(_tried(few, predict, classes), key=lambda tried: -tried[1].accuracy())
+    return [f"{name} (top-1 {100 * seen.accuracy():.0f} %)" for name, seen in found[:_NAMED]]
+
+
+def _tried(few: Images, predict: Predict, classes: int) -> Iterator[tuple[str, Evaluation]]:
+    """The usual mistakes that explain it, each with the answers without it."""
     plain = _answers(few, predict)
     if plain is not None:
         for shift in (-1, 1):
             labels = plain.labels - shift
             shifted = replace(plain, labels=labels)
             if labels.min() >= 0 and labels.max() < classes and above_chance(shifted, classes):
-                yield f"with LabelShift {shift} ({_percent(shifted)})"
+                yield f"with LabelShift {few.label_shift + shift}", shifted
     swapped = _answers(few, lambda batch: predict(np.ascontiguousarray(batch[:, ::-1])))
     if swapped is not None and above_chance(swapped, classes):
-        yield f"with BGR instead of RGB ({_percent(swapped)})"
+        yield "with BGR instead of RGB", swapped
     for name, pipeline in _variants(few.pipeline):
-        found = _answers(replace(few, pipeline=pipeline, cache=None), predict)
-        if found is not None and above_chance(found, classes):
-            yield f"{name} ({_percent(found)})"
+        seen = _answers(replace(few, pipeline=pipeline, cache=None), predict)
+        if seen is not None and above_chance(seen, classes):
+            yield name, seen
 
 
 def _variants(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
@@ -71,16 +104,24 @@ def _variants(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
     bare = tuple(s for s in steps if not isinstance(s, Normalize))
     if len(bare) < len(steps):
         yield "without Normalize", Pipeline(bare)
-    at = next((i for i, s in enumerate(bare) if isinstance(s, Transpose)), len(bare))
-    for name, step in (("ImageNet's", _IMAGENET), ("0.5 / 0.5 as", _HALF)):
-        if step not in steps:
-            changed = (*bare[:at], step, *bare[at:])
-            yield f"with {name} mean and std in Normalize", Pipeline(changed)
     unscaled = tuple(s for s in bare if not isinstance(s, Rescale))
-    if len(unscaled) < len(bare):
+    scaled = len(unscaled) < len(bare)
+    if scaled:
         yield "without Rescale and Normalize", Pipeline(unscaled)
     else:
         yield "with Rescale first", Pipeline((Rescale(), *steps))
+    for name, step in (("ImageNet's", _IMAGENET), ("0.5 / 0.5 as", _HALF)):
+        if step not in steps:
+            yield f"with {name} mean and std in Normalize", Pipeline(_normalised(bare, step))
+        if not scaled:
+            both = (Rescale(), *_normalised(bare, step))
+            yield f"with Rescale first and {name} mean and std in Normalize", Pipeline(both)
+
+
+def _normalised(bare: tuple[Transform, ...], step: Normalize) -> tuple[Transform, ...]:
+    """The steps with Normalize where the channels are still last."""
+    at = next((i for i, s in enumerate(bare) if isinstance(s, Transpose)), len(bare))
+    return (*bare[:at], step, *bare[at:])
 
 
 def _answers(images: Images, predict: Predict) -> Evaluation | None:
@@ -89,7 +130,3 @@ def _answers(images: Images, predict: Predict) -> Evaluation | None:
         return evaluate(predict, images)
     except QuantizeError:
         return None
-
-
-def _percent(seen: Evaluation) -> str:
-    return f"top-1 {100 * seen.accuracy():.0f} %"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantize.errors import QuantizeError
+from quantize.errors import EngineError, ModelError
 from quantize.plan import Fidelity, Latency, Plan, SearchResult, Trial
 
 log = logging.getLogger(__name__)
@@ -83,14 +83,17 @@ def search(plans: Iterable[Plan], hands: Hands) -> SearchResult:
 
 
 def attempt(plan: Plan, hands: Hands) -> Trial:
-    """Make and judge one candidate; its failure is a trial with a note, not an exception."""
+    """Make and judge one candidate; its failure is a trial with a note, not an exception.
+
+    What is not the candidate's fault, such as a full disk, is an exception.
+    """
     start = time.monotonic()
     failed = Trial(plan, None, None, None, None, accepted=False, note="", seconds=0.0)
     try:
         path = hands.make(plan)
         quality = hands.judge(path)
         latency = hands.time(path)
-    except QuantizeError as error:
+    except (EngineError, ModelError) as error:
         log.warning("candidate %s failed: %s", plan.key, error)
         return replace(failed, note=f"failed: {error}", seconds=time.monotonic() - start)
     fast = hands.fast_enough(latency)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from quantize.candidates import Workshop, plans
 from quantize.config import INC_STRATEGIES
-from quantize.errors import EngineError
+from quantize.errors import BudgetError, EngineError
 from quantize.evaluation import Reference, against
 from quantize.job import Job
 from quantize.journal import RunFolder
 from quantize.latency import meets_floor
-from quantize.loops import inc_loop
+from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, time_files, timing_of
 from quantize.paired import decide_agreement, decide_drop, drop, margin
 from quantize.plan import Goal, Latency, SearchResult
@@ -37,16 +37,42 @@ def find(
 
     Raises:
         EngineError: no candidate could be made; the message holds the last one's reason.
+        BudgetError: the time was over before the first one.
     """
     hands = hands_of(job, base, workshop, run, started)
     if job.config.tuning.strategy.name in INC_STRATEGIES:
-        found = inc_loop(job, _baseline(job, base), workshop, hands, _seconds_left(job, started))
+        found = _earlier_loop(run, hands) or _loop(job, base, workshop, hands, run, started)
     else:
         found = search(plans(job.config, workshop.prepared.model), hands)
+    if found.best is None and hands.expired():
+        raise BudgetError(
+            f"the time budget was spent before the first candidate: {found.stopped}",
+            "give more time, or fewer images",
+        )
     if found.best is None:
         reasons = [trial.note for trial in found.trials if trial.note] or [found.stopped]
         raise EngineError(f"no int8 candidate could be made: {reasons[-1]}")
     return found
+
+
+def _loop(
+    job: Job, base: Reference, workshop: Workshop, hands: Hands, run: RunFolder, started: float
+) -> SearchResult:
+    """INC's loop, made durable as a whole: INC cannot continue one."""
+    found = inc_loop(job, _baseline(job, base), workshop, hands, _seconds_left(job, started))
+    if found.best is not None:
+        count = len(found.trials)
+        run.note("loop", stopped=found.stopped, trials=count, of=len(run.trials()))
+    return found
+
+
+def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
+    """The loop that an earlier run of this job finished, if its files are still what they were."""
+    noted = run.noted("loop")
+    trials = run.trials()
+    if noted is None or len(trials) != noted["of"]:
+        return None
+    return settled(trials[-noted["trials"] :], noted["stopped"], hands)
 
 
 def _baseline(job: Job, base: Reference) -> float:

@@ -43,7 +43,8 @@ def judge(seen: Comparison, goal: Goal, latency: Latency | None, cpu: Cpu) -> Ve
         else _on_drop(seen, difference, goal)
     )
     if latency is not None and not meets_floor(latency, goal.speed_floor):
-        outcome, reason = "unmet", f"{reason}; the speed floor of {goal.speed_floor:g}x is missed"
+        outcome, more = "unmet", None
+        reason = f"{reason}; the speed floor of {goal.speed_floor:g}x is missed"
     return Verdict(
         outcome=outcome,
         reason=reason,

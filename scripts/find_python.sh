@@ -1,13 +1,17 @@
 # Sourced: find_python sets $python to one that has quantize, or says how to install it.
 # $here is the folder of the scripts, set by whoever sources this.
+# -P keeps a folder called quantize in the current directory from being taken for the package.
 # shellcheck shell=bash
 
 find_python() {
     local candidate
+    if [ -n "${PYTHON:-}" ] && ! command -v "$PYTHON" >/dev/null 2>&1; then
+        echo "$(basename "$0"): PYTHON=$PYTHON is no command; name a Python that has quantize" >&2
+        exit 2
+    fi
     for candidate in "${PYTHON:-}" python "${here:?}/../.venv/bin/python"; do
         [ -n "$candidate" ] || continue
-        command -v "$candidate" >/dev/null 2>&1 || continue
-        if "$candidate" -c 'import quantize' >/dev/null 2>&1; then
+        if "$candidate" -P -c 'import quantize.cli' >/dev/null 2>&1; then
             # shellcheck disable=SC2034  # read by the script that sources this
             python=$candidate
             return

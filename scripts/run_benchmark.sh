@@ -52,4 +52,4 @@ case $mode in
 esac
 
 find_python
-exec "$python" -m quantize "$verb" "--config=$config" ${args[@]+"${args[@]}"} -- "$input_model"
+exec "$python" -P -m quantize "$verb" "--config=$config" ${args[@]+"${args[@]}"} -- "$input_model"

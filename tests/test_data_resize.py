@@ -63,7 +63,7 @@ def test_bytes_come_out_as_from_opencv(method, height, width, rows, columns, cha
     assert result.dtype == np.uint8
     difference = np.abs(result.astype(int) - expected)
     assert difference.max() <= (0 if method in ("bilinear", "nearest") else 1)
-    assert (difference > 0).mean() <= 0.01
+    assert (difference > 0).sum() <= 2 + difference.size // 100  # sums that end on a half
 
 
 @pytest.mark.parametrize("method", CODES)
@@ -121,7 +121,7 @@ def test_the_image_itself_is_left_alone():
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.int64), np.zeros((4, 4), np.uint8)])
 def test_other_arrays_are_refused_with_a_cure(image):
-    with pytest.raises(DataError, match="cannot resize an array.*before Transpose"):
+    with pytest.raises(DataError, match=r"cannot resize an array.*before Transpose"):
         resize(image, 2, 2, "bilinear")
 
 

@@ -264,6 +264,14 @@ class _Dumper(yaml.SafeDumper):
         flat = not any(isinstance(item, list | dict) for item in items)
         return super().represent_sequence(tag, items, flow_style=flat)
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Outside double quotes these would be written raw and read as the end of a line.
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 def _listed(value: Any) -> Any:
     """The tree with lists for tuples, as YAML writes them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -40,8 +40,10 @@ def one_of(literal: Any) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def expected_word(value: Any, known: Iterable[str]) -> Exception:
-    """The complaint about a word outside a vocabulary."""
+def expected_word(value: Any, known: Sequence[str]) -> Exception:
+    """The complaint about a word outside a vocabulary; a short one is told whole."""
+    if len(known) <= 4:
+        return expected(f"one of {', '.join(known)}", value)
     return fault(f"is {shown(value)}", suggestion(str(value), known, "choose another"))
 
 

@@ -140,7 +140,7 @@ def pinned_float(rules: Sequence[OpRule], nodes: Iterable[tuple[str, str]]) -> t
     unnamed Conv that is the fourth node.
 
     Args:
-        rules: `Config.op_rules()`.
+        rules: `Config.op_rules()`, the widest scope first.
         nodes: name and operator type of each node, in the model's order.
 
     Returns:
@@ -151,7 +151,7 @@ def pinned_float(rules: Sequence[OpRule], nodes: Iterable[tuple[str, str]]) -> t
     """
     graph = tuple(nodes)
     types: dict[tuple[int, str], tuple[str, ...]] = {}
-    for rule in sorted(rules, key=lambda rule: ("model", "optype", "op").index(rule.scope)):
+    for rule in rules:
         for index in _matched(rule, graph):
             for kind, options in (("weight", rule.weight), ("activation", rule.activation)):
                 if options is not None and options.dtype:

@@ -211,9 +211,6 @@ class _Tree:
         merged: dict[str, Any] = {}
         own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
-            if key.tag == _TAG + "merge":
-                merged = self._merge(value, path) | merged
-                continue
             name = self._key(key)
             if name in own:
                 first = own[name][0].start_mark.line + 1
@@ -221,7 +218,11 @@ class _Tree:
                     key, f"key {dotted((*path, name))} stands on line {first} already"
                 )
             own[name] = key, value
+            if key.tag == _TAG + "merge":
+                merged = self._merge(value, path)
         for name, (key, value) in own.items():
+            if key.tag == _TAG + "merge":
+                continue
             self.places[(*path, name)] = self._place(key)
             merged[name] = self._build(value, (*path, name))
         return merged

@@ -282,7 +282,9 @@ def _mean_of_blocks(
     if integer and block == (2, 2):
         mean: NDArray[np.uint8] = ((total + 2) >> 2).astype(np.uint8)
         return mean
-    return _rounded(total * np.float32(1 / (block[0] * block[1])), image.dtype)
+    # Single precision on purpose: it decides which sums count as halves.
+    work = total.astype(np.float32) if integer else total
+    return _rounded(work * np.float32(1 / (block[0] * block[1])), image.dtype)
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

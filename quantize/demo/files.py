@@ -101,7 +101,6 @@ def write_files(folder: Path) -> DemoFiles:
     Raises:
         OutputError: the folder cannot be written, or holds other content under a name of ours.
     """
-    make_folder(folder)
     files = DemoFiles(
         model=folder / "digits.onnx",
         config=folder / "digits.yaml",
@@ -109,6 +108,7 @@ def write_files(folder: Path) -> DemoFiles:
         evaluation_root=folder / "evaluation",
     )
     digits = load_digits()
+    make_folder(folder)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".demo.") as name:
             new = Path(name)
@@ -117,8 +117,8 @@ def write_files(folder: Path) -> DemoFiles:
             _write_images(new / files.calibration_root.name, digits, calibration_images(digits))
             evaluation = np.flatnonzero(digits.evaluation)
             _write_images(new / files.evaluation_root.name, digits, evaluation)
-            for target in (files.model, files.config, files.calibration_root, files.evaluation_root):
-                _settle(new / target.name, target)
+            for finished in sorted(new.iterdir()):
+                _settle(finished, folder / finished.name)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return files

@@ -148,7 +148,7 @@ def forward(layers: list[Layer], learnt: Arrays, running: Arrays, images: Any) -
 def _forward(
     layers: list[Layer], learnt: Arrays, running: Arrays, images: Any, *, training: bool
 ) -> tuple[Any, Arrays]:
-    """Logits, and the running statistics after this batch (the same ones outside training)."""
+    """Logits, and the running statistics after this batch (unchanged outside training)."""
     values = {"image": images}
     updated = dict(running)
     for layer in layers:
@@ -156,11 +156,10 @@ def _forward(
         if layer.op == "Conv":
             y = _convolve(x, learnt[f"{layer.name}.weight"], layer.stride)
         elif layer.op == "BatchNormalization":
+            moments = _moments(layer.name, running, x if training else None)
+            mean, var = moments.values()
             if training:
-                updated |= _updated(layer.name, running, x)
-                mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))
-            else:
-                mean, var = running[f"{layer.name}.mean"], running[f"{layer.name}.var"]
+                updated |= _moved(running, moments)
             scale = learnt[f"{layer.name}.scale"] / jnp.sqrt(var + EPSILON)
             bias = learnt[f"{layer.name}.bias"] - mean * scale
             y = x * scale[:, None, None] + bias[:, None, None]
@@ -183,9 +182,16 @@ def _convolve(x: Any, weight: Any, stride: int) -> Any:
     return jax.lax.conv_general_dilated(x, weight, (stride, stride), [border, border])
 
 
-def _updated(name: str, running: Arrays, x: Any) -> Arrays:
-    """Running statistics of one layer, moved a step towards the batch x [N,C,H,W]."""
-    seen = {f"{name}.mean": x.mean((0, 2, 3)), f"{name}.var": x.var((0, 2, 3))}
+def _moments(name: str, running: Arrays, x: Any | None) -> Arrays:
+    """Mean and variance of a batch x [N,C,H,W], or without one the running ones."""
+    names = (f"{name}.mean", f"{name}.var")
+    if x is None:
+        return {key: running[key] for key in names}
+    return dict(zip(names, (x.mean((0, 2, 3)), x.var((0, 2, 3))), strict=True))
+
+
+def _moved(running: Arrays, seen: Arrays) -> Arrays:
+    """Running statistics after a step towards the ones seen in a batch."""
     keep = BATCHNORM_MOMENTUM
     return {key: keep * running[key] + (1 - keep) * value for key, value in seen.items()}
 
@@ -212,7 +218,8 @@ def _large(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _normalised(grey: NDArray[Any]) -> NDArray[np.float32]:
     """Grey values 0 to 255, [N,32,32] -> what the network reads, float32 [N,3,32,32]."""
     scaled = grey[:, None].astype(np.float32) / np.float32(255)
-    return (scaled - MEAN[:, None, None]) / STD[:, None, None]
+    normalised: NDArray[np.float32] = (scaled - MEAN[:, None, None]) / STD[:, None, None]
+    return normalised
 
 
 def _varied(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -32,12 +32,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-import quantize
 from quantize.errors import EngineError, ModelError
 from quantize.files import cannot_write, make_folder, sha256
 from quantize.plan import Goal, Plan
@@ -45,7 +44,7 @@ from quantize.plan import Goal, Plan
 log = logging.getLogger(__name__)
 
 StrategyName = Literal["basic", "bayesian", "exhaustive", "random", "mse_v2"]
-OpConfig = Mapping[str, Mapping[str, Sequence[str | int]]]
+OpConfig = Mapping[str, Mapping[str, Sequence[str | float]]]
 """INC's form: {"weight": {"dtype": ["int8"], "granularity": [...]}, "activation": {...}}."""
 
 INSTALL = "install it with: pip install 'quantize[inc]'"
@@ -170,7 +169,10 @@ def available() -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"Intel Neural Compressor cannot be imported: there is no module {module}"
     for package, (least, below) in _BOUNDS.items():
-        version = importlib.metadata.version(package)
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return f"Intel Neural Compressor 2.6 needs {package}, which is not installed"
         if not least <= _numbers(version) < below:
             wanted = ".".join(map(str, below))
             return f"Intel Neural Compressor 2.6 needs {package}<{wanted}, found {version}"
@@ -412,17 +414,43 @@ def _job(model: Path, plan: Plan, rules: Rules) -> dict[str, Any]:
         "format": "QDQ" if plan.format == "qdq" else "QOperator",
         "reduce_range": plan.scheme.reduce_range,
         "keep_float": list(plan.keep_float),
-        "op_types": {name: _plain(config) for name, config in rules.op_types.items()},
-        "op_names": {name: _plain(config) for name, config in rules.op_names.items()},
+        "op_types": {name: _known(config) for name, config in rules.op_types.items()},
+        "op_names": {name: _known(config) for name, config in rules.op_names.items()},
         "recipes": dict(rules.recipes),
     }
 
 
-def _plain(config: OpConfig) -> dict[str, dict[str, list[str | int]]]:
+def _known(config: OpConfig) -> dict[str, dict[str, list[str | float]]]:
+    """What INC's schema takes of a rule: as in INC 1.x, an unknown option leaves the choice open.
+
+    The 1.x keys `bit` and `compute_dtype`, and `kl` weights, would else be an error.
+    """
     return {
-        part: {key: list(values) for key, values in settings.items()}
+        part: {
+            key: known
+            for key, values in settings.items()
+            if (known := [value for value in values if value in _OPTIONS[part].get(key, ())])
+        }
         for part, settings in config.items()
     }
+
+
+_GRANULARITY = ("per_channel", "per_tensor")
+_DTYPES = ("int8", "uint8", "fp32", "bf16", "fp16")
+_OPTIONS: Mapping[str, Mapping[str, Sequence[str | float]]] = {
+    "weight": {
+        "granularity": _GRANULARITY,
+        "scheme": ("asym", "sym"),
+        "dtype": _DTYPES,
+        "algorithm": ("minmax",),
+    },
+    "activation": {
+        "granularity": _GRANULARITY,
+        "scheme": ("asym", "sym"),
+        "dtype": _DTYPES,
+        "algorithm": ("minmax", "kl", "placeholder", "percentile"),
+    },
+}
 
 
 @contextmanager
@@ -503,8 +531,7 @@ def _child(folder: Path, job: Mapping[str, Any]) -> Iterator[_Child]:
         ours.callback(os.close, answers)
         theirs.callback(os.close, child_answers)
         pipes = {"requests": child_requests, "answers": child_answers}
-        (folder / "job.json").write_text(json.dumps({**job, **pipes}), encoding="utf-8")
-        with (folder / "log").open("wb") as output:
+        with _files_for_child(folder, {**job, **pipes}) as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "quantize.engines.inc_child", str(folder)],
                 cwd=folder,
@@ -520,9 +547,18 @@ def _child(folder: Path, job: Mapping[str, Any]) -> Iterator[_Child]:
         yield _Child(process, requests, answers, folder / "log")
 
 
+def _files_for_child(folder: Path, job: Mapping[str, Any]) -> BinaryIO:
+    """Write job.json; returns the log, opened for the child's output."""
+    try:
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        return (folder / "log").open("wb")
+    except OSError as error:
+        raise cannot_write(folder.parent, error) from error
+
+
 def _environment(folder: Path) -> dict[str, str]:
     """Ours, with this package importable and whatever could make two runs differ fixed."""
-    path = [str(Path(quantize.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(part for part in path if part),
@@ -606,15 +642,16 @@ def cause_of_death(status: int | None, output: str) -> str:
     if status is None:
         how = "its process closed the line"
     elif status < 0:
-        how = f"its process was ended by {signal.Signals(-status).name}"
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"its process was ended by {names.get(-status, f'signal {-status}')}"
         if -status == signal.SIGKILL:
             how += ", as when memory runs out"
     else:
         how = f"its process exited with status {status}"
-    told = [line.strip() for line in output.splitlines()]
+    told = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in told if _ERROR_LINE.match(line)]
-    last = (errors or [line for line in told if line] or [""])[-1]
-    return f"{how}; its last words: {last[:300]}" if last else how
+    last = (errors or (told if status is not None and status >= 0 else []))[-1:]
+    return f"{how}; its last words: {last[0][:300]}" if last else how
 
 
 _ERROR_LINE = re.compile(r"(?:[\w.]+(?:Error|Exception|Exit|Fail|Invalid\w*)\b|Fatal Python error)")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +15,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
 
 from quantize.errors import EngineError
+from quantize.files import cannot_write
+from quantize.graph.order import sort_nodes
+from quantize.graph.shield import shield_float_layers
 from quantize.plan import Plan, Statistics
 
 OPERATORS = [
@@ -53,21 +58,31 @@ def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx
         The int8 model.
 
     Raises:
-        EngineError: onnxruntime's quantizer failed; the message holds its reason.
+        EngineError: a node to keep float is not there, or onnxruntime's quantizer failed; the
+            message holds its reason.
+        OutputError: the disk for temporary files is full.
     """
     if plan.scheme.method != "minmax":
         raise EngineError(
             f"the onnxruntime engine has no {plan.scheme.method} calibration yet",
             "use algorithm minmax or quantization.engine inc",
         )
+    missing = sorted(set(plan.keep_float) - {node.name for node in model.graph.node})
+    if missing:
+        raise EngineError(
+            f"the node {missing[0]!r}, to be kept float, is not in the model",
+            "name nodes of the model: quantize inspect lists what is float",
+        )
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     log = logging.getLogger()
     level = log.level
+    log.setLevel(logging.ERROR)  # it warns through the root logger about things we know
     try:
         quantizer = _quantizer(copy, _tensors(statistics), plan)
-        log.setLevel(logging.ERROR)  # it warns through the root logger about things we know
         quantizer.quantize_model()
+    except OSError as error:  # it keeps models in temporary files
+        raise cannot_write(Path(tempfile.gettempdir()), error) from error
     except Exception as error:  # it raises ValueError, RuntimeError, AssertionError, KeyError
         raise EngineError(
             f"onnxruntime's quantizer failed: {type(error).__name__}: {error}",
@@ -83,10 +98,6 @@ def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx
 def _quantizer(
     model: onnx.ModelProto, ranges: TensorsData, plan: Plan
 ) -> QDQQuantizer | ONNXQuantizer:
-    known = {node.name for node in model.graph.node}
-    missing = [name for name in plan.keep_float if name not in known]
-    if missing:
-        raise ValueError(f"no node is called {missing[0]!r}")
     per_channel = plan.scheme.weight_granularity == "per_channel"
     rest = {
         "per_channel": per_channel,
@@ -115,7 +126,9 @@ def _tensors(statistics: Statistics) -> TensorsData:
 
 
 def _settle(model: onnx.ModelProto) -> None:
-    """One order of the constants, whatever order the quantizer's sets gave."""
+    """One order of nodes and constants, whatever the quantizer gave; float layers stay float."""
+    sort_nodes(model.graph)
+    shield_float_layers(model)
     ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
     del model.graph.initializer[:]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
+from quantize.graph.shield import needs_shield
 from quantize.graph.view import View
 
 _WEIGHT_INPUT = {
@@ -96,9 +98,12 @@ def _weight_shape(view: View, node: onnx.NodeProto) -> tuple[int, ...] | None:
         return None
     name = node.input[position]
     source = view.producers.get(name)
-    if source is not None and source.op_type == "DequantizeLinear":
+    while source is not None and source.op_type in ("DequantizeLinear", "QuantizeLinear"):
         name = source.input[0]
+        source = view.producers.get(name)
     tensor = view.initializers.get(name)
+    if source is not None and source.op_type == "Constant":
+        tensor = next((a.t for a in source.attribute if a.name == "value"), None)
     return None if tensor is None else tuple(tensor.dims)
 
 
@@ -110,11 +115,56 @@ def _multiply_adds(node: onnx.NodeProto, weight: tuple[int, ...], output: tuple[
 
 
 def _is_qdq(view: View, node: onnx.NodeProto) -> bool:
-    """Onnxruntime computes on integers where DequantizeLinear feeds and QuantizeLinear takes."""
-    feeds = [view.producers.get(name) for name in node.input[:2]]
-    if not all(f is not None and f.op_type == "DequantizeLinear" for f in feeds):
+    """Onnxruntime computes on integers where DequantizeLinear feeds and QuantizeLinear takes.
+
+    It then quantizes float weights of Conv and Gemm, too: see `quantize.graph.shield`. Gemm and
+    MatMul of int8 weights may also give floats, if their bias is an integer too.
+    """
+    image, weight = (view.producers.get(name) for name in node.input[:2])
+    if not _all_are([image], "DequantizeLinear"):
         return False
-    readers = view.consumers.get(node.output[0], [])
-    if len(readers) == 1 and readers[0].op_type in _ABSORBED:
-        readers = view.consumers.get(readers[0].output[0], [])
-    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    float_weight = not _all_are([weight], "DequantizeLinear")
+    if float_weight and not needs_shield(view, node):
+        return False
+    if _all_are(_readers(view, node), "QuantizeLinear"):
+        return True
+    activation = view.only_reader(node.output[0])
+    if activation is not None and activation.op_type in _ABSORBED:
+        takers = _readers(view, activation)
+        if _all_are(takers, "QuantizeLinear"):
+            return all(_is_redundant(view, activation, taker) for taker in takers)
+    bias = [view.producers.get(name) for name in node.input[2:3]]
+    return (
+        node.op_type != "Conv"
+        and not float_weight
+        and (not bias or _all_are(bias, "DequantizeLinear"))
+    )
+
+
+def _readers(view: View, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that read a node's result; none where it is also an output of the graph."""
+    name = node.output[0]
+    return [] if name in view.outputs else view.consumers.get(name, [])
+
+
+def _all_are(nodes: Iterable[onnx.NodeProto | None], op_type: str) -> bool:
+    found = list(nodes)
+    return bool(found) and all(n is not None and n.op_type == op_type for n in found)
+
+
+def _is_redundant(view: View, activation: onnx.NodeProto, taker: onnx.NodeProto) -> bool:
+    """Whether QuantizeLinear cuts off all that Relu or Clip does: then they vanish into it."""
+    scale, zero = (view.constant(name) for name in (*taker.input[1:3], "")[:2])
+    if scale is None or scale.size != 1:
+        return False
+    offset, kind = (0, np.dtype(np.uint8)) if zero is None else (int(zero.item()), zero.dtype)
+    ends = (0, 255) if kind == np.uint8 else (-128, 127)
+    lowest, highest = (np.float32(end - offset) * np.float32(scale.item()) for end in ends)
+    if activation.op_type == "Relu":
+        return bool(lowest >= 0)
+    limits = [view.constant(name) for name in activation.input[1:3]]
+    low, high = (None if v is None else np.float32(v.item()) for v in (*limits, None, None)[:2])
+    slack = np.finfo(np.float32).eps
+    return bool(
+        (low is None or low - lowest <= slack) and (high is None or highest - high <= slack)
+    )

@@ -15,7 +15,16 @@ from quantize.graph.view import View
 Array = NDArray[Any]
 
 _MOST_FOLDED_BYTES = 64 << 20
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"})
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
 
 
 def constants(model: onnx.ModelProto) -> int:
@@ -56,36 +65,37 @@ def _foldable(node: onnx.NodeProto, known: dict[str, Array], view: View) -> bool
 def _evaluate(
     node: onnx.NodeProto, known: dict[str, Array], model: onnx.ModelProto
 ) -> list[Array] | None:
-    names = list(dict.fromkeys(name for name in node.input if name))
-    graph = onnx.helper.make_graph(
-        [node],
-        "one",
-        [
-            onnx.helper.make_tensor_value_info(n, _elem_type(known[n]), known[n].shape)
-            for n in names
-        ],
-        [onnx.ValueInfoProto(name=name) for name in node.output],
-    )
-    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import)
+    given = {name: known[name] for name in node.input if name}
     try:
-        values = ReferenceEvaluator(alone).run(None, {name: known[name] for name in names})
+        graph = onnx.helper.make_graph(
+            [node],
+            "one",
+            [_declared(name, array) for name, array in given.items()],
+            [onnx.ValueInfoProto(name=name) for name in node.output],
+        )
+        alone = onnx.helper.make_model(graph, opset_imports=model.opset_import)
+        values = ReferenceEvaluator(alone).run(None, given)
     except Exception:  # an operator the reference lacks simply stays in the graph
+        return None
+    if not all(isinstance(value, np.ndarray | np.generic) for value in values):
         return None
     arrays = [np.asarray(value) for value in values]
     return arrays if sum(a.nbytes for a in arrays) <= _MOST_FOLDED_BYTES else None
 
 
-def _elem_type(array: Array) -> int:
-    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+def _declared(name: str, array: Array) -> onnx.ValueInfoProto:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, kind, array.shape)
 
 
 def identities(model: onnx.ModelProto) -> int:
-    """Remove Identity and Dropout (nothing at inference) whose output is no graph output.
+    """Remove Identity and Dropout (nothing at inference), except at a graph output or subgraph.
 
     Returns:
         How many nodes were removed.
     """
-    outputs = View(model.graph).outputs
+    view = View(model.graph)
+    needed = view.outputs | view.captured
     renamed: dict[str, str] = {}
     kept = []
     for node in model.graph.node:
@@ -94,7 +104,7 @@ def identities(model: onnx.ModelProto) -> int:
         passes_through = node.op_type == "Identity" or (
             node.op_type == "Dropout" and not any(node.output[1:]) and not _trains(node)
         )
-        if passes_through and node.output[0] not in outputs:
+        if passes_through and node.output[0] not in needed:
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
@@ -122,14 +132,14 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
         conv = view.producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
         if conv is None or conv.op_type != "Conv":
             continue
-        if view.only_reader(conv.output[0]) is None or len([o for o in norm.output if o]) != 1:
+        if view.only_reader(conv.output[0]) is None or _trains_statistics(norm):
             continue
         merged = _merged(view, conv, norm)
         if merged is None:
             continue
-        stem = norm.name or norm.output[0]
-        _set_constant(model.graph, conv, 1, f"{conv.input[1]}.{stem}", merged[0])
-        _set_constant(model.graph, conv, 2, f"{conv.input[1]}.{stem}.bias", merged[1])
+        stem = f"{conv.input[1]}.{norm.output[0]}"
+        _set_constant(model.graph, conv, 1, stem, merged[0])
+        _set_constant(model.graph, conv, 2, f"{stem}.bias", merged[1])
         conv.output[0] = norm.output[0]
         folded.add(index)
     _replace_nodes(model.graph, [n for i, n in enumerate(model.graph.node) if i not in folded])
@@ -137,16 +147,26 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
 
 
 def _merged(view: View, conv: onnx.NodeProto, norm: onnx.NodeProto) -> tuple[Array, Array] | None:
-    """W' float32 [M,C/g,kH,kW] and b' float32 [M], or None where an operand is no constant."""
+    """W' float32 [M,C/g,kH,kW] and b' float32 [M]; None unless all is constant and float32."""
     operands = [view.constant(name) for name in [conv.input[1], *norm.input[1:5]]]
     bias = view.constant(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros(1)
     if bias is None or any(value is None for value in operands):
         return None
-    weight, gamma, beta, mean, var = (np.asarray(v, np.float64) for v in operands)
+    weight, gamma, beta, mean, var = (np.asarray(v) for v in operands)
+    if weight.dtype != np.float32 or gamma.shape != weight.shape[:1]:
+        return None
+    weight, gamma, beta, mean, var = (
+        v.astype(np.float64) for v in (weight, gamma, beta, mean, var)
+    )
     offset = np.asarray(bias, np.float64) - mean
     scale = gamma / np.sqrt(var + _attribute(norm, "epsilon", 1e-5))
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return (weight * shaped).astype(np.float32), (offset * scale + beta).astype(np.float32)
+
+
+def _trains_statistics(norm: onnx.NodeProto) -> bool:
+    """Whether it normalises by the batch, not by the running statistics."""
+    return sum(map(bool, norm.output)) != 1 or _attribute(norm, "training_mode", 0) != 0
 
 
 def unused_initializers(model: onnx.ModelProto) -> int:
@@ -155,30 +175,30 @@ def unused_initializers(model: onnx.ModelProto) -> int:
     Returns:
         How many were dropped.
     """
-    read = {name for node in model.graph.node for name in node.input}
-    read |= {value.name for value in model.graph.output}
+    view = View(model.graph)
+    read = view.outputs | view.captured | view.consumers.keys()
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     dropped = len(model.graph.initializer) - len(kept)
-    if dropped and not _has_subgraphs(model.graph):
+    if dropped:
         copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
         del model.graph.initializer[:]
         model.graph.initializer.extend(copies)
-        return dropped
-    return 0
-
-
-def _has_subgraphs(graph: onnx.GraphProto) -> bool:
-    return any(a.type in (a.GRAPH, a.GRAPHS) for node in graph.node for a in node.attribute)
+    return dropped
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    return next((float(a.f) for a in node.attribute if a.name == name), default)
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else float(onnx.helper.get_attribute_value(found))
 
 
 def _set_constant(
     graph: onnx.GraphProto, node: onnx.NodeProto, position: int, name: str, value: Array
 ) -> None:
     """Give `node` an own constant: another node may still read the old one."""
+    taken = {tensor.name for tensor in graph.initializer}
+    taken.update(output for other in graph.node for output in other.output)
+    while name in taken:
+        name += "_"
     graph.initializer.append(numpy_helper.from_array(value, name))
     if len(node.input) <= position:
         node.input.extend([""] * (position + 1 - len(node.input)))

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 
 import onnx
 
+from quantize.graph.view import captures
+
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put the nodes in topological order, in place; otherwise their order stays.
+    """Put the nodes in topological order, in place; an ordered graph stays as it is.
 
-    Graphs of classifiers have no subgraphs; a node with one is left where its inputs are ready.
+    Of the nodes that are ready the first comes first. A graph with a cycle is left alone.
     """
     made = {name for node in graph.node for name in node.output if name}
-    waiting = [{name for name in node.input if name in made} for node in graph.node]
+    waiting = [
+        made.intersection(node.input).union(made.intersection(captures(node)))
+        for node in graph.node
+    ]
     readers: dict[str, list[int]] = {}
     for index, names in enumerate(waiting):
         for name in names:
             readers.setdefault(name, []).append(index)
     order: list[int] = []
-    ready = deque(index for index, names in enumerate(waiting) if not names)
+    ready = [index for index, names in enumerate(waiting) if not names]
     while ready:
-        index = ready.popleft()
+        index = heapq.heappop(ready)
         order.append(index)
         for name in graph.node[index].output:
             for reader in readers.get(name, ()):
                 waiting[reader].discard(name)
                 if not waiting[reader]:
-                    ready.append(reader)
-    copies = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
-    if len(copies) == len(graph.node):
+                    heapq.heappush(ready, reader)
+    if len(order) == len(graph.node) and order != sorted(order):
+        copies = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
         del graph.node[:]
         graph.node.extend(copies)

@@ -8,6 +8,7 @@ same, and that is checked by running it before and after.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from onnx import numpy_helper, version_converter
 
 from quantize.errors import ModelError
 from quantize.graph import fold
+from quantize.graph.order import sort_nodes
 from quantize.graph.view import View, opset, refuse_quantized, signature
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
     refuse_quantized(original)
     model, steps = onnx.ModelProto(), []
     model.CopyFrom(original)
+    sort_nodes(model.graph)
     steps += _inputs(model)
     model, upgraded = _upgrade(model)
     steps += upgraded
@@ -151,7 +154,7 @@ def _name_nodes(model: onnx.ModelProto) -> int:
 def _free_batch(
     model: onnx.ModelProto, run: Run, size: tuple[int, int, int]
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """Open a fixed batch axis, if the graph then computes each image by itself."""
+    """Open a fixed batch axis, if the graph then computes each image by itself, and one alone."""
     batch = signature(model).batch
     if batch is None:
         return model, []
@@ -165,11 +168,11 @@ def _free_batch(
     _free_reshapes(freed, batch)
     images = _noise(size, count=2 * batch)
     try:
-        together = run(freed, images)
         apart = np.concatenate([run(model, images[:batch]), run(model, images[batch:])])
-    except ModelError:
+        freely = np.concatenate([run(freed, images), run(freed, images[:1])])
+    except (ModelError, ValueError):  # scores of unequal width do not concatenate
         return model, [f"kept the fixed batch of {batch}"]
-    if together.shape != apart.shape or _distance(apart, together) > _TOLERANCE:
+    if not _distance(np.concatenate([apart, apart[:1]]), freely) <= _TOLERANCE:
         return model, [f"kept the fixed batch of {batch}"]
     return freed, [f"freed the batch axis, fixed to {batch} before"]
 
@@ -204,7 +207,7 @@ def _check(
     if not np.isfinite(before).all():
         raise ModelError("the float model gives NaN or infinity", "check its weights")
     distance = _distance(before, after)
-    if distance > _TOLERANCE:
+    if not distance <= _TOLERANCE:
         raise ModelError(
             f"preparing changed the model's outputs by {distance:.2g} of their largest value",
             "please report this model's operators",
@@ -216,6 +219,8 @@ def _noise(size: tuple[int, int, int], count: int) -> NDArray[np.float32]:
 
 
 def _distance(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Largest |other - reference| over largest |reference|."""
+    """Largest |other - reference| over largest |reference|; NaN and other shapes are far."""
+    if other.shape != reference.shape or not np.isfinite(other).all():
+        return math.inf
     largest = float(np.abs(reference).max()) or 1.0
     return float(np.abs(other - reference).max()) / largest

@@ -13,6 +13,8 @@ from onnx import numpy_helper
 from quantize.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 QUANTIZED_OPS = frozenset(
@@ -20,21 +22,30 @@ QUANTIZED_OPS = frozenset(
         "ConvInteger",
         "DequantizeLinear",
         "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulBnb4",
         "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
         "QGemm",
         "QLinearAdd",
         "QLinearAveragePool",
         "QLinearConcat",
         "QLinearConv",
+        "QLinearConvTranspose",
         "QLinearGlobalAveragePool",
         "QLinearLeakyRelu",
         "QLinearMatMul",
         "QLinearMul",
+        "QLinearReduceMean",
         "QLinearSigmoid",
         "QLinearSoftmax",
+        "QLinearWhere",
         "QuantizeLinear",
     }
 )
+
+MOST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,11 @@ class View:
         return frozenset(value.name for value in self.graph.output)
 
     @cached_property
+    def captured(self) -> frozenset[str]:
+        """Names that subgraphs read: from here as well, unless they make them themselves."""
+        return frozenset(name for node in self.graph.node for name in captures(node))
+
+    @cached_property
     def inputs(self) -> list[onnx.ValueInfoProto]:
         """The true inputs: old files list their initializers among them."""
         return [value for value in self.graph.input if value.name not in self.initializers]
@@ -100,9 +116,20 @@ class View:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
-        """The node that reads `name`, if there is just one and it is no graph output."""
+        """The node that reads `name`, if nothing else does, no subgraph and no graph output."""
         readers = self.consumers.get(name, [])
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+        alone = len(readers) == 1 and name not in self.outputs and name not in self.captured
+        return readers[0] if alone else None
+
+
+def captures(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node's subgraphs read, their own tensors among them."""
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from inner.input
+                yield from captures(inner)
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -129,7 +156,8 @@ def signature(model: onnx.ModelProto, name: str = "model") -> Signature:
         name: how errors call it.
 
     Raises:
-        ModelError: not exactly one float32 [N,C,H,W] input and one float32 [N,K] output.
+        ModelError: not exactly one float32 [N,C,H,W] input and one float32 [N,K] output, or a
+            fixed batch of more than `MOST_BATCH`.
     """
     view = View(model.graph)
     image, scores = _only(view.inputs, name, "input"), _only(model.graph.output, name, "output")
@@ -147,6 +175,10 @@ def signature(model: onnx.ModelProto, name: str = "model") -> Signature:
     if given is not None and len(given) != 2:
         raise ModelError(
             f"{name} is not an image classifier: output {scores.name!r} is not [N,K] scores"
+        )
+    if shape[0] is not None and shape[0] > MOST_BATCH:
+        raise ModelError(
+            f"{name} takes {shape[0]} images at once", "export it with a free batch axis"
         )
     return Signature(
         image.name, shape[1], shape[2], shape[3], scores.name, given[1] if given else None, shape[0]

@@ -7,6 +7,8 @@ package versions and instruction set. The layout is described in docs/report.md.
 from __future__ import annotations
 
 import platform
+import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,6 +28,7 @@ from quantize.probe import shapes_of
 from quantize.report.values import finite
 
 SCHEMA_VERSION = 1
+_FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^/\s:;,'\"]+/)+")
 _PACKAGES = ("neural-compressor", "numpy", "onnx", "onnxruntime", "pillow")
 
 
@@ -35,6 +38,7 @@ def document(
     found: SearchResult,
     proof: Verified,
     best: Path,
+    state: str,
     seconds: float,
 ) -> dict[str, Any]:
     """The content of report.json.
@@ -45,6 +49,7 @@ def document(
         found: the search's result.
         proof: the verdict and the answers behind it.
         best: the int8 file that was verified.
+        state: `new`, `continued` or `finished`: what the run folder held of this job.
         seconds: how long the run took.
     """
     verdict = proof.verdict
@@ -54,10 +59,10 @@ def document(
         "versions": versions(),
         "verdict": _verdict(verdict),
         "float_model": _float_model(job),
-        "int8_model": _int8_model(found, best),
+        "int8_model": _int8_model(job, found, best),
         "data": _data(job),
         "prepare": list(prepared.steps),
-        "search": _search(job, found),
+        "search": _search(job, found, best.parent),
         "accuracy": _accuracy(verdict),
         "fidelity": {
             **asdict(verdict.fidelity),
@@ -66,6 +71,7 @@ def document(
         "measured": {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
+            "earlier_run": state,
             "cpu": asdict(verdict.cpu),
             "latency": _latency(verdict.latency, job),
             "trials": [
@@ -88,10 +94,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def model_coverage(path: Path) -> Coverage:
-    """How much of a file's arithmetic is int8."""
+def model_coverage(path: Path, size: tuple[int, int, int]) -> Coverage:
+    """How much of a file's arithmetic is int8, on images of (C, H, W)."""
     model = io.load(path)
-    return coverage(model, lambda names: shapes_of(model, names))
+    return coverage(model, lambda names: shapes_of(model, names, size))
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
@@ -118,8 +124,8 @@ def _float_model(job: Job) -> dict[str, Any]:
     }
 
 
-def _int8_model(found: SearchResult, best: Path) -> dict[str, Any]:
-    seen = model_coverage(best)
+def _int8_model(job: Job, found: SearchResult, best: Path) -> dict[str, Any]:
+    seen = model_coverage(best, job.model.size)
     convs, all_convs = seen.count("Conv")
     return {
         "sha256": sha256(best),
@@ -148,26 +154,40 @@ def _images(images: Images) -> dict[str, Any]:
         "images": len(images.samples),
         "sha256": images.digest,
         "preprocessing": images.pipeline.describe(),
-        "unreadable": dict(sorted(images.unreadable.items())),
+        "unreadable": {
+            "images": images.unreadable.count,
+            "first": dict(images.unreadable.images),
+        },
     }
 
 
-def _search(job: Job, found: SearchResult) -> dict[str, Any]:
+def _search(job: Job, found: SearchResult, run: Path) -> dict[str, Any]:
+    def clean(text: str) -> str:
+        return _without_folders(text, (run, job.model.path.parent))
+
     return {
         "strategy": job.config.tuning.strategy.name,
-        "stopped": found.stopped,
-        "trials": [_trial(trial) for trial in found.trials],
+        "stopped": clean(found.stopped),
+        "trials": [_trial(trial, clean(trial.note)) for trial in found.trials],
     }
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: Trial, note: str) -> dict[str, Any]:
     return {
         "plan": {"key": trial.plan.key, **trial.plan.to_json()},
         "top1": trial.accuracy,
         "fidelity": asdict(trial.fidelity) if trial.fidelity else None,
         "accepted": trial.accepted,
-        "note": trial.note,
+        "note": note,
     }
+
+
+def _without_folders(text: str, folders: Iterable[Path]) -> str:
+    """Text may quote an error that names a file: its place is nobody else's business."""
+    for folder in folders:
+        for form in (folder.resolve(), folder.absolute()):
+            text = text.replace(f"{form}/", "")
+    return _FOLDERS.sub("", text)
 
 
 def _accuracy(verdict: Verdict) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantize.report.verdict import verdict_line
+from quantize.report.verdict import closeness_line, verdict_line
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -55,9 +55,9 @@ def _images(report: dict[str, Any]) -> list[str]:
         lines.append(f"           {data['duplicates']} equal images were counted once")
     for part in ("calibration", "search", "holdout"):
         unreadable = data[part]["unreadable"]
-        if unreadable:
-            first = next(iter(unreadable))
-            lines.append(f"           {part}: {len(unreadable)} unreadable, first {first}")
+        if unreadable["images"]:
+            first = next(iter(unreadable["first"]))
+            lines.append(f"           {part}: {unreadable['images']} unreadable, first {first}")
     return lines
 
 
@@ -82,8 +82,7 @@ def _accuracy(report: dict[str, Any]) -> list[str]:
 
 def _fidelity(report: dict[str, Any]) -> list[str]:
     seen = report["fidelity"]
-    sqnr = "exact" if seen["sqnr_db"] is None else f"{seen['sqnr_db']:.1f} dB"
-    return [f"closeness  {100 * seen['agreement']:.2f} % equal answers, output SQNR {sqnr}"]
+    return [closeness_line(seen["sqnr_db"], seen["agreement"])]
 
 
 def _speed(report: dict[str, Any]) -> list[str]:
@@ -106,6 +105,10 @@ def _speed(report: dict[str, Any]) -> list[str]:
 
 def _trials(report: dict[str, Any]) -> list[str]:
     lines = [f"search     {report['search']['strategy']}: {report['search']['stopped']}"]
+    if report["measured"]["earlier_run"] == "finished":
+        lines.append("           of an earlier, finished run of this job; only verified again")
+    if report["measured"]["earlier_run"] == "continued":
+        lines.append("           continued from an earlier, interrupted run of this job")
     for number, trial in enumerate(report["search"]["trials"], 1):
         plan = trial["plan"]
         state = "accepted" if trial["accepted"] else trial["note"]

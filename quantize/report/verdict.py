@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -25,13 +26,19 @@ def verdict_lines(seen: Verdict) -> list[str]:
             f"drop       {seen.drop.points:.2f} points, 95 % interval {seen.drop.low:.2f} to"
             f" {seen.drop.high:.2f} (lost {seen.drop.lost}, gained {seen.drop.gained} images)",
         ]
-    lines.append(
-        f"closeness  {100 * seen.fidelity.agreement:.2f} % equal answers, output SQNR"
-        f" {seen.fidelity.sqnr_db:.1f} dB"
-    )
+    lines.append(closeness_line(seen.fidelity.sqnr_db, seen.fidelity.agreement))
     if seen.latency is not None:
         lines += latency_lines(seen.latency)
     return [*lines, "", verdict_line(seen.outcome, seen.reason, seen.images, seen.cpu.isa)]
+
+
+def closeness_line(sqnr_db: float | None, agreement: float) -> str:
+    """How close int8 is to float; an infinite or missing SQNR means equal or unusable outputs."""
+    if sqnr_db is not None and math.isfinite(sqnr_db):
+        sqnr = f"{sqnr_db:.1f} dB"
+    else:
+        sqnr = "exact" if agreement == 1 else "undefined"
+    return f"closeness  {100 * agreement:.2f} % equal answers, output SQNR {sqnr}"
 
 
 def verdict_line(outcome: str, reason: str, images: int, isa: str) -> str:
