@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from quantize.pipeline import Result, benchmark, evaluate, tune, verify
     from quantize.plan import Progress, Verdict
+    from quantize.rebuild import apply
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "RunFolderError",
     "Verdict",
     "__version__",
+    "apply",
     "benchmark",
     "evaluate",
     "load_config",
@@ -49,13 +51,14 @@ __all__ = [
 _CONFIG = {"Config", "load_config"}
 _PIPELINE = {"Result", "benchmark", "evaluate", "tune", "verify"}
 _PLAN = {"Progress", "Verdict"}
+_REBUILD = {"apply"}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its home on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'quantize' has no attribute {name!r}")
-    homes = {"config": _CONFIG, "pipeline": _PIPELINE, "plan": _PLAN}
+    homes = {"config": _CONFIG, "pipeline": _PIPELINE, "plan": _PLAN, "rebuild": _REBUILD}
     home = next((home for home, names in homes.items() if name in names), "errors")
     value = getattr(import_module(f"quantize.{home}"), name)
     globals()[name] = value

@@ -5,23 +5,27 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from quantize.calibrate import calibrate
 from quantize.config import INC_STRATEGIES, Config
 from quantize.config.rules import FLOAT_TYPES, OpRule, pinned_float
 from quantize.engines import inc, ort
 from quantize.errors import ConfigError
-from quantize.files import make_folder
+from quantize.files import make_folder, npz_bytes, write_atomic
 from quantize.graph import io
 from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
 from quantize.graph.prepare import Prepared
+from quantize.graph.shield import shield_float_layers
 from quantize.job import Job
-from quantize.plan import EngineName, Granularity, Plan, Scheme, Statistics
+from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
+from quantize.remedies import WALKED, Bench, Repairs, plain_encodings, repair
 from quantize.runtime import cores
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class Workshop:
     job: Job
     prepared: Prepared
     folder: Path
+    _repairs: dict[str, Repairs] = field(default_factory=dict)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -67,14 +72,39 @@ class Workshop:
 
     def finish(self, made: onnx.ModelProto, name: str) -> Path:
         """Give an engine's model the declared signature and write it."""
-        sort_nodes(made.graph)
-        restore_signature(made, self.job.model.proto)
         path = self.folder / name
-        io.save(made, path)
+        io.save(finished(made, self.job.model.proto), path)
         return path
 
+    def encodings(self, plan: Plan) -> Encodings:
+        """The scales, and what the plan's repairs decide.
+
+        Raises:
+            EngineError: a repair is unknown.
+            ModelError: a node cannot be run by itself.
+        """
+        if not plan.repairs:
+            return plain_encodings(self.prepared.model, self.statistics)
+        wanted = replace(plan, keep_float=())
+        if wanted.key not in self._repairs:
+            self._repairs[wanted.key] = repair(self._bench, wanted)
+        return self._repairs[wanted.key].leaving(plan.keep_float)
+
+    @cached_property
+    def _bench(self) -> Bench:
+        few = self.job.calibration.first(WALKED)
+        return Bench(
+            self.prepared.model,
+            self.statistics,
+            np.concatenate(list(few.arrays())),
+            cores(),
+            frozenset(base_plan("onnxruntime", self.job.config, self.prepared.model).keep_float),
+        )
+
     def _by_onnxruntime(self, plan: Plan) -> onnx.ModelProto:
-        return ort.quantize(self.prepared.model, self.statistics, plan)
+        encodings = self.encodings(plan)
+        write_atomic(self.folder / f"{plan.key}.npz", npz_bytes(encodings.to_arrays()))
+        return ort.quantize(self.prepared.model, self.statistics, plan, encodings)
 
     def _by_inc(self, plan: Plan) -> onnx.ModelProto:
         folder = self.folder / f"inc-{plan.key}"
@@ -90,6 +120,14 @@ class Workshop:
             return io.load(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def finished(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """An engine's model as it ships: sorted, float layers shielded, signature as declared."""
+    sort_nodes(made.graph)
+    shield_float_layers(made)
+    restore_signature(made, original)
+    return made
 
 
 def engine_of(config: Config) -> EngineName | None:

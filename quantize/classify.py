@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from quantize.config import Config
 from quantize.data.images import decode
 from quantize.data.transforms import Pipeline
-from quantize.errors import DataError
+from quantize.errors import DataError, ModelError
 from quantize.evaluation import top_classes
 from quantize.measure import predictor
 
@@ -58,6 +59,8 @@ def predict(
     answers = []
     for path in images:
         logits = run(pipeline(decode(path))[None])
+        if not np.isfinite(logits).all():
+            raise ModelError(f"model {model} gives NaN or infinity for {path}", "check its weights")
         answers.append(_guesses(logits, names))
     return answers
 
@@ -77,12 +80,16 @@ def read_names(path: Path) -> list[str]:
         DataError: the file is missing, too large or not text.
     """
     try:
-        if path.stat().st_size > _LARGEST_NAMES:
+        seen = path.stat()
+        if not stat.S_ISREG(seen.st_mode):
+            raise DataError(f"class names {path}: it is no regular file", "name a text file")
+        if seen.st_size > _LARGEST_NAMES:
             raise DataError(f"class names {path} are larger than 16 MiB", "name another file")
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(
-            f"class names {path} cannot be read: {error}", "name a text file"
+            f"class names {path} cannot be read: {reason}", "name a text file"
         ) from error
 
 

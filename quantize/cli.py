@@ -177,6 +177,33 @@ def verify(
 
 
 @app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
+    plan: Annotated[Path, typer.Option("--plan", help="plan.json of a run, perhaps edited.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the int8 file goes.")],
+    encodings: Annotated[
+        Path | None, typer.Option("--encodings", help="encodings.npz of the run: the same bytes.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Without encodings: says which images.")
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the int8 model of one plan: no search, no verdict."""
+    from quantize import rebuild
+
+    wanted = rebuild.read_plan(plan)
+    given = rebuild.read_encodings(encodings, wanted) if encodings else None
+    settings = _config(config, overrides) if config else None
+    with _progress(quiet) as on_progress:
+        made = rebuild.apply(
+            model, wanted, output, encodings=given, config=settings, on_progress=on_progress
+        )
+    _say({"output": str(made)}, [f"files      {made}"], as_json=False)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
     config: ConfigFile,

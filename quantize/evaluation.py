@@ -26,6 +26,12 @@ class Reference:
     evaluation: Evaluation
     logits: NDArray[np.float32]
 
+    def first(self, count: int) -> Reference:
+        """The answers to the first `count` images."""
+        whole = self.evaluation
+        few = Evaluation(whole.digests[:count], whole.top5[:count], whole.labels[:count])
+        return Reference(few, self.logits[:count])
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import tempfile
+import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from quantize.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 TEMPORARY = ".quantize."
 """How the name of a file begins that is not whole yet."""
@@ -40,6 +50,18 @@ def write_atomic(path: Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An .npz file's bytes, without pickles; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{member}.npy")  # its date is fixed
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.save(file, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def make_folder(path: Path) -> None:

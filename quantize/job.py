@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +205,35 @@ def open_job(
     """
     proto = open_proto(model)
     quantization, accuracy = config.quantization, config.evaluation.accuracy
+    splits = _divided(config, calibration, evaluation, on_progress)
+    for note in splits.notes:
+        log.warning("%s", note)
+    holdout = config.evaluation.holdout
+    judge_with = accuracy.dataloader or holdout or quantization.calibration.dataloader
+    images = partial(_images, config=config, on_progress=on_progress)
+    calibrate_with = quantization.calibration.dataloader
+    calibrating = images("calibrate", splits.calibration, calibrate_with, cache=cache)
+    searching = images("search", splits.search, judge_with, cache=cache)
+    verifying = images("verify", splits.holdout, holdout or judge_with, cache=None)
+    loaders = (calibrate_with, accuracy.dataloader, holdout)
+    opened = open_model(model, proto, calibrating)
+    for loader, given in zip(loaders, (calibration, evaluation, None), strict=True):
+        check_classes(loader if given is None else None, opened.classes, config)
+    used = (*splits.calibration, *splits.search, *splits.holdout)
+    check_labels(used, opened.classes, config)
+    if config.goal().kind != "agreement":
+        check_labelled(splits.holdout)
+    return Job(opened, config, splits, calibrating, searching, verifying)
+
+
+def _divided(
+    config: Config,
+    calibration: Given | None,
+    evaluation: Given | None,
+    on_progress: OnProgress | None,
+) -> Splits:
+    """The images of the job, given or configured, divided by content."""
+    quantization, accuracy = config.quantization, config.evaluation.accuracy
     calibrate_with = _samples(
         "calibration", calibration, quantization.calibration.dataloader, config, on_progress
     )
@@ -214,7 +243,7 @@ def open_job(
         if holdout and evaluation is None and accuracy.dataloader is None
         else _samples("evaluation", evaluation, accuracy.dataloader, config, on_progress)
     )
-    splits = split(
+    return split(
         calibrate_with,
         evaluate_with,
         sampling_size=max(quantization.calibration.sampling_size),
@@ -222,29 +251,6 @@ def open_job(
         search_share=config.evaluation.search_share,
         holdout=_samples("holdout", None, holdout, config, on_progress) if holdout else None,
     )
-    for note in splits.notes:
-        log.warning("%s", note)
-
-    def images(
-        name: str, samples: Sequence[Sample], loader: DataLoader | None, kept: ArrayCache | None
-    ) -> Images:
-        return _images(name, samples, loader, config, kept, on_progress)
-
-    calibrating = images(
-        "calibrate", splits.calibration, quantization.calibration.dataloader, cache
-    )
-    judge_with = accuracy.dataloader or holdout or quantization.calibration.dataloader
-    searching = images("search", splits.search, judge_with, cache)
-    verifying = images("verify", splits.holdout, holdout or judge_with, None)
-    loaders = (quantization.calibration.dataloader, accuracy.dataloader, holdout)
-    opened = open_model(model, proto, calibrating)
-    for loader, given in zip(loaders, (calibration, evaluation, None), strict=True):
-        check_classes(loader if given is None else None, opened.classes, config)
-    used = (*splits.calibration, *splits.search, *splits.holdout)
-    check_labels(used, opened.classes, config)
-    if config.goal().kind != "agreement":
-        check_labelled(splits.holdout)
-    return Job(opened, config, splits, calibrating, searching, verifying)
 
 
 def open_images(

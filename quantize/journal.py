@@ -13,16 +13,13 @@ import json
 import logging
 import os
 import shutil
-import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from quantize.errors import RunFolderError
-from quantize.files import TEMPORARY, cannot_write, make_folder, sha256, write_atomic
+from quantize.files import TEMPORARY, cannot_write, make_folder, npz_bytes, sha256, write_atomic
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Scheme, Trial
 
 log = logging.getLogger(__name__)
@@ -137,14 +134,7 @@ class RunFolder:
 
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> Path:
         """Write an .npz file; equal arrays give equal bytes."""
-        buffer = BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for member, array in arrays.items():
-                entry = zipfile.ZipInfo(f"{member}.npy")  # its date is fixed
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                with archive.open(entry, "w", force_zip64=True) as file:
-                    np.save(file, array, allow_pickle=False)
-        return self.write(name, buffer.getvalue())
+        return self.write(name, npz_bytes(arrays))
 
     def _take_lock(self) -> IO[str]:
         try:
@@ -242,7 +232,7 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
     plan = dict(values["plan"])
     plan["scheme"] = Scheme(**plan["scheme"])
     plan["repairs"], plan["keep_float"] = tuple(plan["repairs"]), tuple(plan["keep_float"])
-    fidelity, latency = values["fidelity"], values["latency"]
+    fidelity, latency, probe = values["fidelity"], values["latency"], values["probe"]
     return Trial(
         plan=Plan(**plan),
         path=root / values["path"] if values["path"] else None,
@@ -252,6 +242,9 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
         accepted=values["accepted"],
         note=values["note"],
         seconds=values["seconds"],
+        probe=Fidelity(**probe) if probe else None,
+        gain_db=values["gain_db"],
+        outcome=values["outcome"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from quantize.files import cannot_write, check_writable, write_atomic
 from quantize.job import Job
 from quantize.journal import RunFolder
 from quantize.measure import Verified
-from quantize.plan import SearchResult
+from quantize.plan import Encodings, SearchResult
 from quantize.report.summary import summary
 
 log = logging.getLogger(__name__)
 
 BEST = "best.onnx"
+ENCODINGS = "encodings.npz"
 
 
 def check_output(model: Path, config: Path | None, output: Path) -> None:
@@ -75,10 +77,16 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def keep_best(found: SearchResult, run: RunFolder) -> Path:
-    """Copy the search's best file to `best.onnx` of the run folder, its plan beside it."""
+    """Copy the search's best file to `best.onnx`, its plan and encodings beside it."""
     if found.best is None or found.best.path is None:
         raise ValueError("the search has no file to keep")
-    run.write_json("plan.json", found.best.plan.to_json())
+    plan, encodings = found.best.plan, found.best.path.with_suffix(".npz")
+    if encodings.is_file():
+        run.write(ENCODINGS, encodings.read_bytes())
+        with np.load(encodings, allow_pickle=False) as arrays:
+            decided = Encodings.from_arrays({name: arrays[name] for name in arrays.files})
+        plan = replace(plan, encodings_sha256=decided.sha256)
+    run.write_json("plan.json", plan.to_json())
     return run.write(BEST, found.best.path.read_bytes())
 
 

@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.candidates import Workshop, check_plans
+from quantize.candidates import Workshop
 from quantize.config import Config, check_tunable
-from quantize.evaluation import reference
 from quantize.graph.prepare import prepare
-from quantize.job import Given, check_readable, open_cache, open_job
+from quantize.job import Given, open_cache, open_job
 from quantize.journal import RunFolder
-from quantize.measure import benchmark, evaluate, predictor, timing_of, verify, verify_files
+from quantize.measure import benchmark, evaluate, timing_of, verify, verify_files
 from quantize.outcome import check_output, keep_best, publish, set_aside, write_outcome
 from quantize.plan import OnProgress, Verdict
 from quantize.probe import run_once
 from quantize.report.document import document, versions
-from quantize.sanity import check_float
-from quantize.strategy import find
+from quantize.strategy import accept, find
 
 __all__ = ["Result", "benchmark", "evaluate", "tune", "verify"]
 
@@ -84,20 +82,10 @@ def tune(
     )
     check_output(model, config.source, output)
     with RunFolder(run_path(config, output)) as run, open_cache(run.path) as cache:
-        job = open_job(
-            model,
-            config,
-            cache,
-            calibration=calibration,
-            evaluation=evaluation,
-            on_progress=on_progress,
-        )
-        check_readable(job.calibration)
+        images = {"calibration": calibration, "evaluation": evaluation}
+        job = open_job(model, config, cache, **images, on_progress=on_progress)
         prepared = prepare(job.model.proto, run_once, job.model.size)
-        check_plans(config, prepared.model)
-        predict = predictor(model)
-        base = reference(predict, job.search)
-        check_float(job, base.evaluation, predict)
+        base = accept(job, prepared)
         # Until here the job can be refused: an older run and an older output stay as they are.
         state = run.begin(job.key(versions()), fresh=fresh)
         set_aside(output)

@@ -85,17 +85,154 @@ class Range:
         return Range(min(self.low, other.low), max(self.high, other.high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What one calibration pass saw.
 
     Attributes:
         ranges: tensor name -> exact range over all images.
         images: how many images were seen.
+        histograms: name of a tensor that int8 may round -> int64 [BINS] counts over the fixed
+            bins of `quantize.histogram`.
+        means: name of a layer -> mean of each channel of its input, float64 [C].
     """
 
     ranges: Mapping[str, Range]
     images: int
+    histograms: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of images together; those of no image change nothing.
+
+        Raises:
+            ValueError: they are not of the same model.
+        """
+        if not (self.images and other.images):
+            return self if self.images else other
+        if not self._matches(other):
+            raise ValueError("statistics of different models do not merge")
+        images = self.images + other.images
+        mine, theirs = self.images / images, other.images / images
+        return Statistics(
+            {name: seen.merge(other.ranges[name]) for name, seen in self.ranges.items()},
+            images,
+            {name: counts + other.histograms[name] for name, counts in self.histograms.items()},
+            {name: mine * mean + theirs * other.means[name] for name, mean in self.means.items()},
+        )
+
+    def _matches(self, other: Statistics) -> bool:
+        return (
+            self.ranges.keys() == other.ranges.keys()
+            and self.histograms.keys() == other.histograms.keys()
+            and self.means.keys() == other.means.keys()
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How one tensor's real numbers r become integers q: r = scale (q - zero_point).
+
+    Attributes:
+        scale: float32 [], or [C] with one scale per channel.
+        zero_point: the integer of 0.0, the same for all channels.
+        axis: which axis of the tensor the channels are, or None.
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: int
+    axis: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encodings:
+    """What the repairs decided, for whoever writes the int8 file: nothing of it is recomputed.
+
+    Attributes:
+        tensors: name of an activation or a weight -> its encoding.
+        constants: name -> repaired value, float32; one with an encoding is scale times integer
+            exactly, one without belongs to a layer that stays float.
+        biases: name of a layer -> its bias, float32 [M], also where it had none.
+    """
+
+    tensors: Mapping[str, Encoding]
+    constants: Mapping[str, NDArray[np.float32]]
+    biases: Mapping[str, NDArray[np.float32]]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays for an .npz: weights as int8, since their scales are there too."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, encoding in sorted(self.tensors.items()):
+            arrays[f"scale:{name}"] = encoding.scale
+            arrays[f"point:{name}"] = np.asarray(
+                [encoding.zero_point, -1 if encoding.axis is None else encoding.axis], np.int32
+            )
+        for name, value in sorted(self.constants.items()):
+            if name in self.tensors:
+                arrays[f"integer:{name}"] = self._integers(name, value)
+            else:
+                arrays[f"float:{name}"] = value
+        for name, value in sorted(self.biases.items()):
+            arrays[f"bias:{name}"] = value
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Encodings:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ValueError: the arrays are not of that form.
+        """
+        tensors: dict[str, Encoding] = {}
+        constants: dict[str, NDArray[np.float32]] = {}
+        biases: dict[str, NDArray[np.float32]] = {}
+        for key in sorted(arrays, key=lambda key: not key.startswith("scale:")):
+            kind, _, name = key.partition(":")
+            if kind == "scale":
+                if f"point:{name}" not in arrays:
+                    raise ValueError(f"the encodings have no zero point for {name!r}")
+                point, axis = (int(number) for number in arrays[f"point:{name}"])
+                scale = np.asarray(arrays[key], np.float32)
+                tensors[name] = Encoding(scale, point, None if axis < 0 else axis)
+            elif kind == "integer":
+                if name not in tensors:
+                    raise ValueError(f"the encodings have no scale for {name!r}")
+                constants[name] = dequantize(arrays[key], tensors[name])
+            elif kind == "float":
+                constants[name] = np.asarray(arrays[key], np.float32)
+            elif kind == "bias":
+                biases[name] = np.asarray(arrays[key], np.float32)
+            elif kind != "point":
+                raise ValueError(f"no part of encodings is called {key!r}")
+        return cls(tensors, constants, biases)
+
+    @property
+    def sha256(self) -> str:
+        """Hex hash of all names, shapes and values."""
+        digest = hashlib.sha256()
+        for name, array in self.to_arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _integers(self, name: str, value: NDArray[np.float32]) -> NDArray[np.int8]:
+        encoding = self.tensors[name]
+        return np.asarray(np.rint(value / _along(encoding, value.ndim)), np.int8)
+
+
+def dequantize(integers: NDArray[Any], encoding: Encoding) -> NDArray[np.float32]:
+    """Real numbers of a tensor's integers, float32: scale (q - zero_point)."""
+    shifted = integers.astype(np.float32) - np.float32(encoding.zero_point)
+    return np.asarray(shifted * _along(encoding, integers.ndim), np.float32)
+
+
+def _along(encoding: Encoding, dimensions: int) -> NDArray[np.float32]:
+    """The scale, shaped to multiply a tensor of that many dimensions."""
+    if encoding.axis is None:
+        return encoding.scale
+    shape = [1] * dimensions
+    shape[encoding.axis] = -1
+    return encoding.scale.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -336,6 +473,10 @@ class Trial:
         accepted: whether it meets goal and speed floor on the search images.
         note: why it was refused or how it failed, one line; empty where accepted.
         seconds: how long making and measuring it took.
+        probe: closeness to float on the few images that compare candidates, or None.
+        gain_db: what it brought on them over the candidate it was made from, in dB.
+        outcome: whether all search images say that the goal is met, or None where they were not
+            asked; speed does not count.
     """
 
     plan: Plan
@@ -346,6 +487,9 @@ class Trial:
     accepted: bool
     note: str
     seconds: float
+    probe: Fidelity | None = None
+    gain_db: float | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.candidates import check_plans, plans
+from quantize.candidates import plans
 from quantize.config import INC_STRATEGIES, Config, check_tunable
-from quantize.evaluation import evaluate as run_evaluation
 from quantize.graph.prepare import prepare
-from quantize.job import Job, check_readable, open_job
+from quantize.job import Job, open_job
 from quantize.measure import predictor
 from quantize.outcome import check_output
 from quantize.plan import OnProgress
 from quantize.probe import run_once
-from quantize.sanity import check_float
+from quantize.strategy import accept
 
 _PROBED = 32
 _INC_START_S = 8.0
@@ -69,11 +68,8 @@ def dry_run(
     check_tunable(config)
     check_output(model, config.source, output)
     job = open_job(model, config, None, on_progress=on_progress)
-    check_readable(job.calibration)
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    check_plans(config, prepared.model)
-    predict = predictor(job.model.path)
-    check_float(job, run_evaluation(predict, job.search), predict)
+    accept(job, prepared)
     if config.tuning.strategy.name in INC_STRATEGIES:
         engines = ["inc"] * config.tuning.exit_policy.max_trials
     else:

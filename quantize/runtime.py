@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,7 +64,8 @@ class Session:
         inputs = self._session.get_inputs()
         if not inputs:
             raise ModelError(f"{self.name} takes no input", "give an image classifier")
-        self.input = inputs[0].name
+        self.inputs = [value.name for value in inputs]
+        self.input = self.inputs[0]
         self.outputs = [value.name for value in self._session.get_outputs()]
         declared = inputs[0].shape
         self.batch = declared[0] if declared and isinstance(declared[0], int) else None
@@ -75,11 +76,20 @@ class Session:
         Raises:
             ModelError: the model fails on this input.
         """
+        return self.run_feeds({self.input: images})
+
+    def run_feeds(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """All outputs for any number of inputs, by name.
+
+        Raises:
+            ModelError: the model fails on these.
+        """
         try:
-            outputs: list[NDArray[np.float32]] = self._session.run(None, {self.input: images})
+            outputs: list[NDArray[np.float32]] = self._session.run(None, dict(feeds))
         except Exception as error:
+            shape = list(feeds[self.input].shape) if self.input in feeds else "missing"
             raise ModelError(
-                f"{self.name} fails on images {list(images.shape)}: {_first_line(error)}",
+                f"{self.name} fails on images {shape}: {_first_line(error)}",
                 "check that the transform gives the shape that the model takes",
             ) from error
         return outputs
@@ -110,6 +120,46 @@ class Session:
                 f" {list(scores.shape)}, not [{images},K]"
             )
         return scores
+
+
+class Operator:
+    """One node as a model of its own, run on images a few at a time.
+
+    Args:
+        model: serialized; all its inputs are float32.
+        threads: threads inside the operator.
+        name: how errors call the node.
+
+    Raises:
+        ModelError: onnxruntime refuses the node.
+    """
+
+    _PIECE = 8
+
+    def __init__(self, model: bytes, *, threads: int, name: str) -> None:
+        self._session = Session(model, threads=threads, name=f"node {name}")
+        self.inputs = self._session.inputs
+
+    def run(
+        self,
+        images: Mapping[str, NDArray[np.float32]],
+        constants: Mapping[str, NDArray[np.float32]],
+    ) -> list[NDArray[np.float32]]:
+        """All outputs for whole activations.
+
+        Args:
+            images: input -> float32 [N,...], cut into pieces along the first axis.
+            constants: input -> float32, given whole to each piece.
+
+        Raises:
+            ModelError: the node fails.
+        """
+        count = max(len(value) for value in images.values())
+        pieces = []
+        for start in range(0, count, self._PIECE):
+            cut = {name: value[start : start + self._PIECE] for name, value in images.items()}
+            pieces.append(self._session.run_feeds({**cut, **constants}))
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
 def cores() -> int:

@@ -1,39 +1,56 @@
-"""The search for a candidate that meets goal and speed floor. It is handed functions and plans.
+"""The guided search. It is handed functions and plans, and knows neither onnx nor a runtime.
 
-Order comes from the caller, cheapest first, and the earliest plan that meets both wins: measured
-time accepts or refuses, it never chooses, so that two runs end with the same bytes.
+The ladder, cheapest first:
+
+1. the plain candidates, such as Intel Neural Compressor's default one;
+2. repairs, one after the other: none costs speed, so each that brings output SQNR stays;
+3. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
+   smallest sufficient number found by doubling and bisection, then each given back if it can be.
+
+Candidates are compared by output SQNR on a few images, the probe. Only a promising one is judged
+on all search images, and only if so many images can decide at all. Measured time accepts or
+refuses, it never chooses, so that two runs end with the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantize.errors import EngineError, ModelError
-from quantize.plan import Fidelity, Latency, Plan, SearchResult, Trial
+from quantize.plan import Fidelity, Latency, Outcome, Plan, SearchResult, Trial
 
 log = logging.getLogger(__name__)
 
 SLOW = "misses the speed floor"
+MET = "goal and speed floor met on search images"
+OPEN = "the best candidate; the search images alone cannot decide"
 NONE_LEFT = "no candidate met goal and speed floor on search images; the closest was taken"
+EXPIRED = "the time budget is spent; the best so far was taken"
+
+LEAST_GAIN_DB = 0.1
+"""A repair that brings less than this is left out again."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What the search images say of one candidate.
+    """What all search images say of one candidate.
 
     Attributes:
         accuracy: top-1 (ratio), or None without labels.
         fidelity: closeness to float.
-        good: whether the goal is met on these images.
-        note: the figures, where it is not.
+        outcome: whether the goal is met, unmet or neither is sure.
+        good: whether the goal is met by the point rule.
+        note: the figures.
     """
 
     accuracy: float | None
     fidelity: Fidelity
+    outcome: Outcome
     good: bool
     note: str
 
@@ -44,76 +61,257 @@ class Hands:
 
     Attributes:
         make: writes the plan's int8 file.
-        judge: evaluates a file on the search images.
+        probe: compares a file with float on a few images.
+        judge: compares a file with float on all search images.
         time: measures a file against float.
         fast_enough: whether a latency meets the floor.
+        decidable: whether the search images could show a perfect candidate to meet the goal.
         remember: makes a finished trial durable.
         recall: the trial of an earlier, interrupted run of the same job.
         expired: whether the time budget is spent.
     """
 
     make: Callable[[Plan], Path]
+    probe: Callable[[Path], Fidelity]
     judge: Callable[[Path], Quality]
     time: Callable[[Path], Latency]
     fast_enough: Callable[[Latency], bool]
+    decidable: bool
     remember: Callable[[Trial], None]
     recall: Callable[[Plan], Trial | None]
     expired: Callable[[], bool]
 
 
-def search(plans: Iterable[Plan], hands: Hands) -> SearchResult:
-    """Try plans in order until one meets goal and floor.
+class _SpentError(Exception):
+    """The time budget is spent."""
 
-    A candidate that fails is recorded with its cause and the search goes on. Without an accepted
-    one, the best is the fast enough candidate with the highest SQNR, else the highest SQNR.
+
+@dataclass
+class _Ladder:
+    """The trials so far.
+
+    Attributes:
+        hands: what the search can do.
+        trials: in order, each plan once.
+        left: the accepted candidate with the fewest nodes left float so far.
     """
-    trials: list[Trial] = []
-    for plan in plans:
-        if trials and hands.expired():
-            best = closest(trials, hands.fast_enough)
-            return SearchResult(best, tuple(trials), "the time budget is spent")
-        trial = hands.recall(plan)
+
+    hands: Hands
+    trials: list[Trial] = field(default_factory=list)
+    left: Trial | None = None
+
+    def probed(self, plan: Plan, below: Trial | None = None) -> Trial:
+        """Make and probe a candidate, or recall it; `below` is what it is compared with."""
+        known = next((trial for trial in self.trials if trial.plan == plan), None)
+        if known is not None:
+            return known
+        if self.trials and self.hands.expired():
+            raise _SpentError
+        trial = self.hands.recall(plan)
         if trial is None:
-            trial = attempt(plan, hands)
-            hands.remember(trial)
-        trials.append(trial)
+            trial = _probe(plan, below, self.hands)
+            self.hands.remember(trial)
+        self.trials.append(trial)
+        return trial
+
+    def judged(self, trial: Trial) -> Trial:
+        """Judge and time a probed candidate, once; its record becomes the richer one."""
+        if trial.path is None or trial.outcome is not None:
+            return trial
+        if self.hands.expired():
+            raise _SpentError
+        richer = _judge(trial, trial.path, self.hands)
+        self.trials = [richer if t is trial else t for t in self.trials]
+        self.hands.remember(richer)
+        return richer
+
+    def slow(self, trial: Trial) -> bool:
+        return trial.latency is not None and not self.hands.fast_enough(trial.latency)
+
+    def result(self, best: Trial | None, stopped: str) -> SearchResult:
+        best = best or closest(self.trials, self.hands.fast_enough)
+        return SearchResult(best, tuple(self.trials), stopped)
+
+
+def guided(
+    plain: Sequence[Plan],
+    repairs: Sequence[str],
+    rank: Callable[[Plan], Sequence[str]],
+    hands: Hands,
+) -> SearchResult:
+    """Climb the ladder.
+
+    Args:
+        plain: candidates without repairs, cheapest first; the last one is what repairs start
+            from, unless none are offered.
+        repairs: names in the order to try them.
+        rank: plan -> names of nodes, the one that float helps most per multiply-add first.
+        hands: what the search can do.
+
+    Returns:
+        The candidate to verify, all trials, and why the search ended.
+    """
+    ladder = _Ladder(hands)
+    try:
+        return _climb(ladder, plain, repairs, rank)
+    except _SpentError:
+        return ladder.result(ladder.left, EXPIRED)
+
+
+def _climb(
+    ladder: _Ladder,
+    plain: Sequence[Plan],
+    repairs: Sequence[str],
+    rank: Callable[[Plan], Sequence[str]],
+) -> SearchResult:
+    best: Trial | None = None
+    for plan in plain:
+        trial = ladder.probed(plan)
+        if ladder.hands.decidable and best is None:
+            trial = ladder.judged(trial)
+            if trial.accepted and trial.outcome == "met":
+                return ladder.result(trial, MET)
+        best = _better(best, trial)
+    repaired = _repair(ladder, ladder.trials[-1], repairs)
+    best = _better(best, repaired)
+    if best is None:
+        return ladder.result(None, NONE_LEFT)
+    best = ladder.judged(best)
+    if best.accepted:
+        return ladder.result(best, _stopped(best))
+    if ladder.slow(best) or not repairs:  # float nodes would only make it slower
+        return ladder.result(None, NONE_LEFT)
+    _leave_float(ladder, repaired, rank)
+    return ladder.result(ladder.left, _stopped(ladder.left))
+
+
+def _stopped(accepted: Trial | None) -> str:
+    if accepted is None:
+        return NONE_LEFT
+    return MET if accepted.outcome == "met" else OPEN
+
+
+def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str]) -> Trial:
+    """Add the repairs that bring SQNR, one at a time."""
+    current = start
+    for name in repairs:
+        plan = replace(current.plan, repairs=tuple(sorted({*current.plan.repairs, name})))
+        trial = ladder.probed(plan, current)
+        brings = trial.gain_db is not None and trial.gain_db >= LEAST_GAIN_DB
+        if brings or (current.probe is None and trial.probe is not None):
+            current = trial
+    return current
+
+
+def _leave_float(ladder: _Ladder, start: Trial, rank: Callable[[Plan], Sequence[str]]) -> None:
+    """Look for the fewest nodes whose being float is enough for the goal.
+
+    Accuracy alone leads the way. Speed then accepts or refuses each candidate, and the last one
+    accepted, which leaves the fewest float, is `ladder.left`.
+    """
+    order = list(rank(start.plan))
+    kept = set(start.plan.keep_float)
+
+    def enough(nodes: Iterable[str]) -> bool:
+        plan = replace(start.plan, keep_float=tuple(sorted(kept | set(nodes))))
+        trial = ladder.judged(ladder.probed(plan, start))
         if trial.accepted:
-            return SearchResult(trial, tuple(trials), "goal and speed floor met on search images")
-    return SearchResult(closest(trials, hands.fast_enough), tuple(trials), NONE_LEFT)
+            ladder.left = trial
+        return trial.outcome in ("met", "undecided")
+
+    count = _smallest(len(order), lambda count: enough(order[:count]))
+    needed = list(order[: count or 0])
+    for node in order[: count or 0]:
+        without = [other for other in needed if other != node]
+        if without and enough(without):
+            needed = without
 
 
-def attempt(plan: Plan, hands: Hands) -> Trial:
-    """Make and judge one candidate; its failure is a trial with a note, not an exception.
+def _smallest(most: int, enough: Callable[[int], bool]) -> int | None:
+    """The least count from 1 to `most` that is enough, by doubling and bisection."""
+    if not most:
+        return None
+    low, count = 0, 1
+    while not enough(count):
+        if count == most:
+            return None
+        low, count = count, min(2 * count, most)
+    while count - low > 1:
+        middle = (low + count) // 2
+        if enough(middle):
+            count = middle
+        else:
+            low = middle
+    return count
 
-    What is not the candidate's fault, such as a full disk, is an exception.
+
+def _probe(plan: Plan, below: Trial | None, hands: Hands) -> Trial:
+    """Make a candidate and compare it with float on the probe.
+
+    Its failure is a trial with a note, not an exception. What is not the candidate's fault, such
+    as a full disk, is an exception.
     """
     start = time.monotonic()
-    failed = Trial(plan, None, None, None, None, accepted=False, note="", seconds=0.0)
+    trial = Trial(plan, None, None, None, None, accepted=False, note="", seconds=0.0)
     try:
         path = hands.make(plan)
+        seen = hands.probe(path)
+    except (EngineError, ModelError) as error:
+        log.warning("candidate %s failed: %s", plan.key, error)
+        return replace(trial, note=f"failed: {error}", seconds=time.monotonic() - start)
+    gain = None
+    if below is not None and below.probe is not None:
+        before = below.probe.sqnr_db
+        gain = 0.0 if seen.sqnr_db == before else seen.sqnr_db - before  # both may be infinite
+    seconds = time.monotonic() - start
+    return replace(trial, path=path, fidelity=seen, probe=seen, gain_db=gain, seconds=seconds)
+
+
+def _judge(trial: Trial, path: Path, hands: Hands) -> Trial:
+    """The trial with what all search images and the clock say; failures as in `_probe`."""
+    start = time.monotonic()
+    try:
         quality = hands.judge(path)
         latency = hands.time(path)
     except (EngineError, ModelError) as error:
-        log.warning("candidate %s failed: %s", plan.key, error)
-        return replace(failed, note=f"failed: {error}", seconds=time.monotonic() - start)
+        log.warning("candidate %s failed: %s", trial.plan.key, error)
+        spent = trial.seconds + time.monotonic() - start
+        failed = replace(trial, path=None, fidelity=None, probe=None, gain_db=None)
+        return replace(failed, note=f"failed: {error}", seconds=spent)
     fast = hands.fast_enough(latency)
-    notes = [] if quality.good else [quality.note]
-    if not fast:
-        notes.append(SLOW)
-    return Trial(
-        plan,
-        path,
-        quality.accuracy,
-        quality.fidelity,
-        latency,
-        accepted=quality.good and fast,
+    notes = [*([] if quality.outcome == "met" else [quality.note]), *([] if fast else [SLOW])]
+    return replace(
+        trial,
+        accuracy=quality.accuracy,
+        fidelity=quality.fidelity,
+        latency=latency,
+        accepted=fast and quality.outcome != "unmet",
         note="; ".join(notes),
-        seconds=time.monotonic() - start,
+        seconds=trial.seconds + time.monotonic() - start,
+        outcome=quality.outcome,
     )
 
 
+def _better(one: Trial | None, other: Trial) -> Trial | None:
+    """The one with the higher SQNR on the probe; the earlier of equals."""
+    if other.probe is None:
+        return one
+    if one is None or one.probe is None:
+        return other
+    return other if other.probe.sqnr_db > one.probe.sqnr_db else one
+
+
 def closest(trials: Iterable[Trial], fast_enough: Callable[[Latency], bool]) -> Trial | None:
-    """The trial to keep when none was accepted; the earlier of equals."""
-    ran = [t for t in trials if t.fidelity is not None and t.latency is not None]
-    fast = [t for t in ran if t.latency is not None and fast_enough(t.latency)]
-    return max(fast or ran, key=lambda t: t.fidelity.sqnr_db if t.fidelity else 0, default=None)
+    """The trial to keep when none was accepted; the earlier of equals.
+
+    One that was found slow comes after all others. All are compared on the probe's images, if they
+    were probed.
+    """
+    ran = [t for t in trials if t.path is not None and t.fidelity is not None]
+    fast = [t for t in ran if t.latency is None or fast_enough(t.latency)]
+    return max(fast or ran, key=_sqnr_db, default=None)
+
+
+def _sqnr_db(trial: Trial) -> float:
+    seen = trial.probe or trial.fidelity
+    return -math.inf if seen is None else seen.sqnr_db

@@ -7,20 +7,50 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from quantize.candidates import Workshop, plans
+from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
 from quantize.errors import BudgetError, EngineError
-from quantize.evaluation import Reference, against
-from quantize.job import Job
+from quantize.evaluation import Reference, against, reference
+from quantize.graph.coverage import coverage
+from quantize.graph.prepare import Prepared
+from quantize.job import Images, Job, check_readable
 from quantize.journal import RunFolder
 from quantize.latency import meets_floor
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, time_files, timing_of
 from quantize.paired import decide_agreement, decide_drop, drop, margin
-from quantize.plan import Goal, Latency, SearchResult
-from quantize.search import Hands, Quality, search
+from quantize.plan import Evaluation, Goal, Latency, Outcome, Plan, SearchResult
+from quantize.probe import shapes_of
+from quantize.sanity import check_float
+from quantize.search import Hands, Quality, guided
 
 log = logging.getLogger(__name__)
+
+TRIED = ("bias", "equalize", "ranges", "rounding", "scales")
+"""Repairs in the order in which the ladder tries them: those that usually bring most first."""
+
+SEARCH_CONFIDENCE = 0.9
+"""One-sided; only steers the search, the verdict has its own."""
+
+_LEAST_PROBE, _MOST_PROBE = 16, 64
+
+
+def accept(job: Job, prepared: Prepared) -> Reference:
+    """All that can refuse a job on sight of its content; nothing is written.
+
+    Returns:
+        The float model's answers on the search images.
+
+    Raises:
+        DataError: an image set is unreadable, or the float model is no better than chance.
+        ConfigError, EngineError: a rule or an engine that the search would stumble over.
+    """
+    check_readable(job.calibration)
+    check_plans(job.config, prepared.model)
+    predict = predictor(job.model.path)
+    base = reference(predict, job.search)
+    check_float(job, base.evaluation, predict)
+    return base
 
 
 def find(
@@ -43,7 +73,7 @@ def find(
     if job.config.tuning.strategy.name in INC_STRATEGIES:
         found = _earlier_loop(run, hands) or _loop(job, base, workshop, hands, run, started)
     else:
-        found = search(plans(job.config, workshop.prepared.model), hands)
+        found = _guided(job, workshop, hands)
     if found.best is None and hands.expired():
         raise BudgetError(
             f"the time budget was spent before the first candidate: {found.stopped}",
@@ -53,6 +83,29 @@ def find(
         reasons = [trial.note for trial in found.trials if trial.note] or [found.stopped]
         raise EngineError(f"no int8 candidate could be made: {reasons[-1]}")
     return found
+
+
+def _guided(job: Job, workshop: Workshop, hands: Hands) -> SearchResult:
+    """Our ladder; repairs need the onnxruntime engine, which takes given scales."""
+    plain = plans(job.config, workshop.prepared.model)
+    repairs = TRIED if plain[-1].engine == "onnxruntime" else ()
+    return guided(plain, repairs, lambda plan: _ranked(plan, workshop, hands), hands)
+
+
+def _ranked(plan: Plan, workshop: Workshop, hands: Hands) -> list[str]:
+    """Int8 layers by what leaving each one float brings, in dB per multiply-add, best first."""
+    model = workshop.prepared.model
+    seen = coverage(model, lambda names: shapes_of(model, names, workshop.job.model.size))
+    before = hands.probe(workshop.make(plan)).sqnr_db
+    gains: dict[str, float] = {}
+    for layer in seen.layers:
+        if layer.name in plan.keep_float or hands.expired():
+            continue
+        one = replace(plan, keep_float=tuple(sorted({*plan.keep_float, layer.name})))
+        path = workshop.make(one)
+        gains[layer.name] = (hands.probe(path).sqnr_db - before) / max(1, layer.multiply_adds)
+        path.unlink()
+    return sorted(gains, key=lambda name: -gains[name])
 
 
 def _loop(
@@ -98,36 +151,59 @@ def hands_of(
         images = job.search.first(1)
         return time_files(job.model.path, path, images, timing, floor=goal.speed_floor)
 
+    few = _probe_images(job, base)
     return Hands(
         make=workshop.make,
+        probe=lambda path: against(few[0], predictor(path), few[1]).fidelity,
         judge=lambda path: quality(path, job, base, goal),
         time=latency,
         fast_enough=lambda seen: meets_floor(seen, goal.speed_floor),
+        decidable=_outcome(base, base.evaluation, 1.0, goal) == "met",
         remember=run.remember,
         recall=run.recall,
         expired=lambda: bool(budget) and time.monotonic() - started > budget,
     )
 
 
-def quality(path: Path, job: Job, base: Reference, goal: Goal) -> Quality:
-    """Compare a candidate with float on the search images.
+def _probe_images(job: Job, base: Reference) -> tuple[Reference, Images]:
+    """The first images of the search set, which is shuffled, and the float answers to them."""
+    count = max(_LEAST_PROBE, min(_MOST_PROBE, base.evaluation.images // 8))
+    few = base.first(count)
+    kept = set(few.evaluation.digests)
+    samples = tuple(sample for sample in job.search.samples if sample.digest in kept)
+    return few, replace(job.search, samples=samples, drop_last=False, on_progress=None)
 
-    The point rule decides here; confidence is asked of the holdout alone.
-    """
+
+def quality(path: Path, job: Job, base: Reference, goal: Goal) -> Quality:
+    """Compare a candidate with float on all search images."""
     seen = against(base, predictor(path), job.search)
-    point_rule = replace(goal, confidence=None)
-    if goal.kind == "agreement" or not base.evaluation.labelled:
-        least = goal if goal.kind == "agreement" else replace(goal, tolerance=1 - goal.tolerance)
-        good = decide_agreement(
-            seen.fidelity.agreement, base.evaluation.images, replace(least, confidence=None)
-        )
-        note = f"agreement {100 * seen.fidelity.agreement:.2f} %"
-        return Quality(None, seen.fidelity, good == "met", note)
-    top1 = base.evaluation.accuracy()
+    share = seen.fidelity.agreement
+    outcome = _outcome(base, seen.int8, share, goal)
+    good = _outcome(base, seen.int8, share, goal, confidence=None) == "met"
+    if _on_agreement(base, goal):
+        return Quality(None, seen.fidelity, outcome, good, f"agreement {100 * share:.2f} %")
     difference = drop(base.evaluation, seen.int8)
-    good = decide_drop(difference, top1, point_rule)
-    note = (
-        f"drop {difference.points:.2f} points on search images,"
-        f" {100 * margin(goal, top1):.2f} allowed"
-    )
-    return Quality(seen.int8.accuracy(), seen.fidelity, good == "met", note)
+    allowed = 100 * margin(goal, base.evaluation.accuracy())
+    note = f"drop {difference.points:.2f} points on search images, {allowed:.2f} allowed"
+    return Quality(seen.int8.accuracy(), seen.fidelity, outcome, good, note)
+
+
+def _on_agreement(base: Reference, goal: Goal) -> bool:
+    """Whether answers are compared with float's: asked for, or all there is without labels."""
+    return goal.kind == "agreement" or not base.evaluation.labelled
+
+
+def _outcome(
+    base: Reference,
+    int8: Evaluation,
+    agreement: float,
+    goal: Goal,
+    confidence: float | None = SEARCH_CONFIDENCE,
+) -> Outcome:
+    """Met, unmet or undecided at the search's own confidence."""
+    asked = replace(goal, confidence=confidence)
+    if not _on_agreement(base, goal):
+        return decide_drop(drop(base.evaluation, int8), base.evaluation.accuracy(), asked)
+    if goal.kind != "agreement":
+        asked = replace(asked, tolerance=1 - goal.tolerance)
+    return decide_agreement(agreement, base.evaluation.images, asked)

@@ -19,12 +19,12 @@ LEVELS = (
     "__main__",
     "cli console",
     "pipeline strategy loops measure price outcome candidates job sanity inspection classify report"
-    " demo",
+    " demo rebuild",
     "config",
-    "search verdict journal",
-    "calibrate engines evaluation paired latency probe repair",
-    "data runtime graph",
-    "plan files",
+    "search verdict journal remedies",
+    "calibrate engines evaluation moments paired latency probe repair statistics_store",
+    "data runtime graph histogram",
+    "plan files npz",
     "errors",
 )
 COMPOSITION = 2
@@ -40,6 +40,7 @@ DOORS = {
     "onnx": r"graph\..*|engines\..*|repair\..*|demo\.train",
     "google": r"graph\.io",
     "scipy": r"latency|paired|demo\.train",
+    "threadpoolctl": r"remedies",
     "typer": r"cli",
     "rich": r"console",
     "jax": r"demo\.train",

@@ -327,7 +327,7 @@ def test_cifar10_is_read_as_it_is():
     assert config.evaluation.accuracy.dataloader.dataset == ImageFolder(root / "test")
     assert config.evaluation.accuracy.dataloader.batch_size == 64
     assert config.format() == "qdq"
-    assert config.goal() == Goal(0.005, "absolute", None, 1.1)
+    assert config.goal() == Goal(0.01, "relative", None, 1.1)
     assert config.lacks() == ()
 
 

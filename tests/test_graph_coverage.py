@@ -151,6 +151,8 @@ PATTERNS = [
     f"{CONV} {{ {FEED} {WEIGHT} a = Conv(xd, wd) c = Clip(a, low, far) {TAKE} }}",
     f"{CONV} {{ {FEED} {WEIGHT} a = Conv(xd, wd) c = Clip(a, low, six)"
     " q = QuantizeLinear(c, sixth, zero) y = DequantizeLinear(q, sixth, zero) }",
+    f"{CONV} {{ {FEED} {WEIGHT} a = Conv(xd, wd) c = Clip(a, low, almost)"
+    " q = QuantizeLinear(c, sixth, zero) y = DequantizeLinear(q, sixth, zero) }",
     f"{CONV} {{ {FEED} {WEIGHT} a = Conv(xd, wd) c = Sigmoid(a) {TAKE} }}",
     *(
         text.replace("OP", op)
@@ -170,6 +172,7 @@ PATTERNS = [
     f" c = Conv(xd, wf) {TAKE} }}",
     f"{DENSE} {{ {FEED} c = Gemm(xd, wf, b) {TAKE} }}",
     f"{DENSE} {{ {FEED} y = Gemm(xd, wf, b) }}",
+    f"{DENSE} {{ {FEED} y = Gemm(xd, wf) }}",
     f"{DENSE} {{ {FEED} c = MatMul(xd, wf) {TAKE} }}",
     f"{DENSE} {{ {FEED} {WEIGHT} y = Gemm(xd, wd, b) }}",
     f"{DENSE} {{ {FEED} {WEIGHT} bd = DequantizeLinear(bq, ss, bz) y = Gemm(xd, wd, bd) }}",
@@ -197,6 +200,7 @@ def test_a_layer_is_int8_where_onnxruntime_computes_on_integers(pattern, tmp_pat
         "low": np.float32(0),
         "six": np.float32(6),
         "sixth": np.float32(6 / 255),
+        "almost": np.float32(5.9),
         "far": np.float32(60),
     }
     words = set(re.findall(r"\w+", pattern))

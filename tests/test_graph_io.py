@@ -251,6 +251,14 @@ def test_external_data_without_offset_and_length_is_the_whole_file(outside):
     assert io.load(file).graph.initializer[0].raw_data == whole.graph.initializer[0].raw_data
 
 
+def test_external_data_may_begin_anywhere_in_its_file(outside):
+    file, whole = outside
+    data = file.parent / "weights.bin"
+    data.write_bytes(b"other" + data.read_bytes() + b"more")
+    relocate(file, offset="5")
+    assert io.load(file).graph.initializer[0].raw_data == whole.graph.initializer[0].raw_data
+
+
 def test_external_data_in_an_attribute_is_read_too(outside):
     file, whole = outside
     model = onnx.load_model(file, load_external_data=False)

@@ -120,6 +120,8 @@ def test_a_float_model_is_not_quantized():
 def test_onnxruntimes_quantized_operators_are_known():
     names = {s.name for s in onnx.defs.get_all_schemas() if "Quantize" in s.name}
     names |= {s.name for s in onnx.defs.get_all_schemas() if s.name.startswith("QLinear")}
+    kinds = "Add AveragePool Concat Conv GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax"
+    names |= {f"QLinear{kind}" for kind in kinds.split()} | {"QGemm", "MatMulNBits"}
     assert names <= QUANTIZED_OPS
 
 
@@ -157,7 +159,11 @@ def test_what_subgraphs_read_is_captured():
     view = View(model.graph)
     assert {"c", "v"} <= view.captured
     assert "image" not in view.captured
-    assert view.only_reader("c") is None
+    model.graph.node.add(op_type="Neg", input=["c"], output=["n"])
+    assert View(model.graph).only_reader("c") is None
+    outer = onnx.helper.make_node("If", ["yes"], ["o"], then_branch=model.graph)
+    holder = onnx.helper.make_graph([outer], "holder", [], [])
+    assert {"c", "v", "image"} <= View(holder).captured
 
 
 def test_constants_are_the_initializers():

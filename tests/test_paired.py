@@ -311,6 +311,13 @@ def test_the_images_that_would_decide_do(table, tolerance, confidence):
         assert decide_drop(grown, 1.0, goal) != "undecided"
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 14, 50])
+def test_images_can_be_told_where_all_are_discordant(n):
+    """Half a lost and half a gained image may not both be rounded up."""
+    goal = Goal(0.01, "absolute", confidence=0.95)
+    assert images_to_decide(Drop(0, 0, 0, n // 2, n - n // 2, n), 1.0, goal) > n
+
+
 def test_nearly_enough_images_do_not_decide():
     goal = Goal(0.02, "absolute", confidence=0.95)
     seen = Drop(1, 0, 0, 3, 1, 200)

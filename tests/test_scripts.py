@@ -266,8 +266,11 @@ def test_without_any_python_it_says_how_to_install(checkout, bare):
     assert list(checkout.rglob(".venv")) == []
 
 
-def test_a_folder_called_quantize_does_not_hide_the_package(tmp_path):
+def test_files_in_the_current_directory_do_not_hide_packages(tmp_path):
+    """Such as a checkout's own folder, where it is called quantize."""
     (tmp_path / "quantize").mkdir()
+    (tmp_path / "quantize" / "__init__.py").write_text("raise SystemExit(7)")
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
     answer = run(TUNE, *PLAIN, python=sys.executable, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert answer.returncode == 2
     assert "configuration c.yaml does not exist" in answer.stderr

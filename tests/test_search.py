@@ -1,195 +1,482 @@
-"""The search, told by dictionaries what each plan is worth: no model, no clock."""
+"""The guided search, told by dictionaries what each plan is worth: no model, no clock."""
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from quantize.errors import DataError, EngineError, Interrupted, ModelError, OutputError
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Trial
-from quantize.search import NONE_LEFT, SLOW, Hands, Quality, attempt, closest, search
+from quantize.search import (
+    EXPIRED,
+    LEAST_GAIN_DB,
+    MET,
+    NONE_LEFT,
+    OPEN,
+    SLOW,
+    Hands,
+    Quality,
+    closest,
+    guided,
+)
 
 CPU = Cpu("cpu", "isa", saturates=False, cores=1)
-PLANS = tuple(Plan("onnxruntime", "qdq", repairs=(name,)) for name in "abcde")
+INC = Plan("inc", "qdq")
+ORT = Plan("onnxruntime", "qdq")
+NODES = tuple(f"n{i:03d}" for i in range(128))
+
+
+def ort(*repairs, keep=()):
+    return Plan("onnxruntime", "qdq", repairs=repairs, keep_float=tuple(sorted(keep)))
 
 
 class Desk:
-    """Hands that look everything up: (SQNR, good, ratio) or an exception by plan's letter."""
+    """Hands that look everything up by plan.
 
-    def __init__(self, worth, known=(), expires_after=99):
-        self.worth = worth
+    Args:
+        sqnr: plan -> dB on the probe, or an exception that making it raises.
+        outcome: plan -> what judging says, or an exception that it raises.
+        ratio: plan -> speed; 2 is the floor.
+        decidable: whether the search images can decide.
+        known: finished trials of an earlier run.
+        expires_after: how often `expired` says no.
+    """
+
+    def __init__(
+        self,
+        sqnr,
+        outcome=lambda plan: "unmet",
+        *,
+        ratio=lambda plan: 3,
+        decidable=False,
+        known=(),
+        expires_after=10**6,
+    ):
+        self.sqnr, self.outcome, self.ratio = sqnr, outcome, ratio
+        self.decidable = decidable
         self.known = {trial.plan: trial for trial in known}
-        self.remembered = []
-        self.made = []
-        self.looks = 0
-        self.expires_after = expires_after
+        self.left = expires_after
+        self.plans = {}
+        self.made, self.judged, self.remembered, self.ranked = [], [], [], []
 
     def make(self, plan):
-        letter = plan.repairs[0]
-        self.made.append(letter)
-        if isinstance(self.worth[letter], BaseException):
-            raise self.worth[letter]
-        return Path(letter)
+        self.made.append(plan)
+        worth = self.sqnr(plan)
+        if isinstance(worth, BaseException):
+            raise worth
+        self.plans[Path(plan.key)] = plan
+        return Path(plan.key)
+
+    def probe(self, path):
+        return Fidelity(self.sqnr(self.plans[path]), 0.9)
 
     def judge(self, path):
-        sqnr, good, _ = self.worth[path.name]
-        return Quality(0.5, Fidelity(sqnr, 0.9), good, f"drop of {path.name}")
+        plan = self.plans.get(path) or next(p for p in self.known if Path(p.key) == path)
+        self.judged.append(plan)
+        outcome = self.outcome(plan)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        note = f"drop of {plan.key}"
+        return Quality(0.5, Fidelity(1.0, 0.8), outcome, outcome == "met", note)
 
     def time(self, path):
-        ratio = self.worth[path.name][2]
+        plan = self.plans.get(path) or next(p for p in self.known if Path(p.key) == path)
+        ratio = self.ratio(plan)
         return Latency(ratio, 1.0, ratio, ratio, ratio, 1, 30, CPU)
 
     def expired(self):
-        self.looks += 1
-        return self.looks >= self.expires_after
+        self.left -= 1
+        return self.left < 0
 
-    def hands(self):
-        return Hands(
-            self.make,
-            self.judge,
-            self.time,
-            lambda seen: seen.low >= 2,
-            self.remembered.append,
-            self.known.get,
-            self.expired,
+    def search(self, plain=(ORT,), repairs=(), order=NODES):
+        def rank(plan):
+            self.ranked.append(plan)
+            return [name for name in order if name not in plan.keep_float]
+
+        hands = Hands(
+            make=self.make,
+            probe=self.probe,
+            judge=self.judge,
+            time=self.time,
+            fast_enough=lambda seen: seen.low >= 2,
+            decidable=self.decidable,
+            remember=self.remembered.append,
+            recall=self.known.get,
+            expired=self.expired,
         )
+        return guided(plain, repairs, rank, hands)
 
 
-def letters(trials):
-    return "".join(trial.plan.repairs[0] for trial in trials)
+def plans(trials):
+    return [trial.plan for trial in trials]
 
 
-def test_the_earliest_accepted_wins_though_later_ones_are_better():
-    desk = Desk({"a": (9, False, 3), "b": (20, True, 2.0), "c": (50, True, 9)})
-    found = search(iter(PLANS), desk.hands())
-    assert found.best == found.trials[1] == desk.remembered[1]
-    assert letters(found.trials) == letters(desk.remembered) == "ab"
-    assert desk.made == ["a", "b"]
+def table(values, default=10.0):
+    """SQNR by repairs, floats bring nothing."""
+    return lambda plan: values.get(plan.repairs, default)
+
+
+def without_seconds(result):
+    return [
+        (t.plan, t.path, t.fidelity, t.probe, t.gain_db, t.accepted, t.note, t.outcome)
+        for t in result.trials
+    ]
+
+
+# ------------------------------------------------------------------------- first rungs
+
+
+def test_a_first_candidate_that_meets_the_goal_ends_the_search_unrepaired():
+    desk = Desk(table({}), lambda plan: "met", decidable=True)
+    found = desk.search((INC, ORT), ("bias", "scales"))
+    assert plans(found.trials) == [INC] == desk.made == desk.judged
+    assert found.best is found.trials[0]
+    assert (found.best.accepted, found.best.outcome, found.best.note) == (True, "met", "")
+    assert (found.best.accuracy, found.best.latency.ratio, found.stopped) == (0.5, 3, MET)
+    assert found.best.fidelity == Fidelity(1.0, 0.8)
+    assert found.best.probe == Fidelity(10.0, 0.9)
+    assert desk.ranked == []
+
+
+def test_the_second_rung_is_judged_only_if_the_first_failed():
+    worth = {INC: EngineError("broke"), ORT: 9.0}
+    desk = Desk(lambda plan: worth[plan], lambda plan: "met", decidable=True)
+    found = desk.search((INC, ORT))
+    assert desk.judged == [ORT]
+    assert found.best.plan == ORT
+    assert found.stopped == MET
+
+
+@pytest.mark.parametrize("outcome", ["unmet", "undecided"])
+def test_an_unmet_or_open_first_rung_leads_to_repairs(outcome):
+    sqnr = table({(): 10.0, ("bias",): 20.0})
+    good = {("bias",): "met"}
+    desk = Desk(sqnr, lambda plan: good.get(plan.repairs, outcome), decidable=True)
+    found = desk.search(repairs=("bias",))
+    assert desk.judged == [ORT, ort("bias")]
+    assert found.best.plan == ort("bias")
+    assert found.stopped == MET
+
+
+def test_a_slow_candidate_is_refused_and_said_to_be():
+    desk = Desk(table({}), lambda plan: "met", ratio=lambda plan: 1.9, decidable=True)
+    found = desk.search((ORT,))
+    assert (found.best.accepted, found.best.note, found.best.outcome) == (False, SLOW, "met")
+    assert found.stopped == NONE_LEFT
+    assert desk.ranked == []
+
+
+def test_notes_name_all_that_was_missed():
+    desk = Desk(table({}), ratio=lambda plan: 1, decidable=True)
+    assert desk.search().best.note == f"drop of {ORT.key}; {SLOW}"
+    assert Desk(table({})).search().best.note == f"drop of {ORT.key}"
+
+
+def test_no_candidate_is_judged_twice():
+    desk = Desk(table({("bias",): 9.0}), decidable=True)
+    found = desk.search(repairs=("bias",), order=())
+    assert desk.judged == [ORT]
+    assert found.best.note == f"drop of {ORT.key}"
+
+
+# ----------------------------------------------------------------------------- repairs
+
+
+def test_repairs_are_tried_in_order_and_kept_only_if_they_bring_enough():
+    sqnr = table(
+        {
+            (): 10.0,
+            ("b",): 12.0,
+            ("a", "b"): 12.0 + 0.9 * LEAST_GAIN_DB,
+            ("b", "c"): 11.0,
+            ("b", "d"): 12.0 + 1.1 * LEAST_GAIN_DB,
+        }
+    )
+    desk = Desk(sqnr, lambda plan: "undecided")
+    found = desk.search(repairs=("b", "a", "c", "d"))
+    assert plans(found.trials) == [ORT, ort("b"), ort("a", "b"), ort("b", "c"), ort("b", "d")]
+    assert [t.gain_db for t in found.trials] == pytest.approx([None, 2.0, 0.09, -1.0, 0.11])
+    assert found.best.plan == ort("b", "d")
+    assert desk.judged == [ort("b", "d")]
+    assert found.stopped == OPEN
     assert found.best.accepted
-    assert found.best.note == ""
-    assert found.stopped == "goal and speed floor met on search images"
 
 
-def test_plans_after_the_accepted_one_are_not_even_asked_for():
-    def plans():
-        yield PLANS[0]
-        pytest.fail("the search went on")
-
-    assert search(plans(), Desk({"a": (9, True, 3)}).hands()).best.accepted
-
-
-def test_notes_say_what_was_missed():
-    desk = Desk({"a": (9, False, 3), "b": (9, True, 1), "c": (9, False, 1)})
-    found = search(PLANS[:3], desk.hands())
-    assert [t.note for t in found.trials] == ["drop of a", SLOW, f"drop of c; {SLOW}"]
-    assert not any(t.accepted for t in found.trials)
+def test_repairs_start_from_the_last_plain_plan_but_the_best_is_judged():
+    sqnr = {INC: 30.0, ORT: 10.0, ort("a"): 20.0}
+    desk = Desk(sqnr.get, lambda plan: "met")
+    found = desk.search((INC, ORT), ("a",))
+    assert desk.judged == [INC]
+    assert found.best.plan == INC
+    assert found.trials[2].gain_db == 10
 
 
-def test_a_trial_holds_what_was_seen():
-    trial = attempt(PLANS[0], Desk({"a": (9, True, 3)}).hands())
-    assert (trial.plan, trial.path, trial.accuracy) == (PLANS[0], Path("a"), 0.5)
-    assert (trial.fidelity.sqnr_db, trial.latency.ratio) == (9, 3)
-    assert trial.seconds >= 0
+def test_an_exact_repair_is_kept_and_equals_bring_nothing():
+    sqnr = table({(): 10.0, ("a",): math.inf, ("a", "b"): math.inf})
+    found = Desk(sqnr, lambda plan: "met").search(repairs=("a", "b"))
+    assert [t.gain_db for t in found.trials] == [None, math.inf, 0.0]
+    assert found.best.plan == ort("a")
+
+
+def test_a_hopeless_start_can_be_repaired():
+    sqnr = table({(): -math.inf, ("a",): -math.inf, ("b",): 5.0})
+    assert Desk(sqnr, lambda plan: "met").search(repairs=("a", "b")).best.plan == ort("b")
 
 
 @pytest.mark.parametrize("error", [EngineError("broke", "mend"), ModelError("broke", "mend")])
-def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(error, caplog):
-    desk = Desk({"a": error, "b": (9, True, 3)})
+def test_a_candidate_that_fails_is_recorded_and_the_ladder_goes_on(error, caplog):
+    desk = Desk(table({(): 10.0, ("a",): error, ("b",): 20.0}), lambda plan: "met")
     with caplog.at_level(logging.WARNING):
-        found = search(PLANS, desk.hands())
-    failed = found.trials[0]
-    assert failed == desk.remembered[0]
-    assert (failed.path, failed.accuracy, failed.fidelity, failed.latency) == (None,) * 4
+        found = desk.search(repairs=("a", "b"))
+    failed = found.trials[1]
+    assert failed == desk.remembered[1]
+    assert (failed.path, failed.fidelity, failed.probe, failed.gain_db) == (None,) * 4
     assert failed.note == "failed: broke; mend"
     assert not failed.accepted
-    assert found.best.plan == PLANS[1]
-    assert f"candidate {PLANS[0].key} failed: broke; mend" in caplog.text
+    assert found.best.plan == ort("b")
+    assert f"candidate {failed.plan.key} failed: broke; mend" in caplog.text
 
 
-def test_judging_and_timing_may_fail_too():
-    for hand in ("judge", "time"):
-        desk = Desk({"a": (9, True, 3), "b": (9, True, 3)})
-        real = getattr(desk, hand)
+def test_repairs_may_save_a_start_that_fails():
+    desk = Desk(table({(): EngineError("broke"), ("a",): 20.0}), lambda plan: "met")
+    found = desk.search(repairs=("a",))
+    assert found.best.plan == ort("a")
+    assert found.best.gain_db is None
 
-        def fail(path, real=real):
-            if path.name == "a":
-                raise ModelError("does not load")
-            return real(path)
 
-        setattr(desk, hand, fail)
-        assert [t.note for t in search(PLANS, desk.hands()).trials] == ["failed: does not load", ""]
+@pytest.mark.parametrize("decidable", [True, False])
+def test_a_candidate_that_fails_on_all_images_is_recorded_too(decidable):
+    worth = {INC: ModelError("NaN"), ORT: "met"}
+    sqnr = {INC: 20.0, ORT: 10.0}
+    desk = Desk(sqnr.get, worth.get, decidable=decidable)
+    found = desk.search((INC, ORT))
+    assert (found.trials[0].note, found.trials[0].path) == ("failed: NaN", None)
+    assert found.best.plan == ORT
+    assert desk.remembered[-1 if not decidable else 1] == found.trials[0]
 
 
 @pytest.mark.parametrize(
     "error", [OutputError("disk full"), DataError("images"), Interrupted(), KeyError("defect")]
 )
-def test_what_is_no_candidates_fault_ends_the_search(error):
-    desk = Desk({"a": error, "b": (9, True, 3)})
+@pytest.mark.parametrize("where", ["make", "judge"])
+def test_what_is_no_candidates_fault_ends_the_search(error, where):
+    sqnr, outcome = (error, "met") if where == "make" else (10.0, error)
+    desk = Desk(lambda plan: sqnr, lambda plan: outcome)
     with pytest.raises(type(error)):
-        search(PLANS, desk.hands())
-    assert desk.remembered == []
-
-
-def test_a_recalled_trial_is_not_made_again():
-    first = Desk({"a": (9, False, 3), "b": (8, False, 3), "c": (7, True, 3)})
-    whole = search(PLANS, first.hands())
-    again = Desk(first.worth, known=whole.trials[:2])
-    found = search(PLANS, again.hands())
-    assert again.made == ["c"]
-    assert letters(again.remembered) == "c"
-    assert found.trials[:2] == whole.trials[:2]
-    assert letters(found.trials) == "abc"
-    finished = Desk({}, known=whole.trials)
-    assert search(PLANS, finished.hands()).best == whole.best
-    assert finished.made == []
-
-
-def test_a_spent_budget_stops_after_the_first():
-    desk = Desk({"a": (9, False, 3), "b": (9, True, 3)}, expires_after=1)
-    found = search(PLANS, desk.hands())
-    assert letters(found.trials) == "a"
-    assert found.best.plan == PLANS[0]
-    assert found.stopped == "the time budget is spent"
-
-
-def test_a_budget_spent_later_keeps_what_is_closest():
-    worth = {"a": (9, False, 3), "b": (12, False, 3), "c": (11, False, 3), "d": (99, True, 9)}
-    desk = Desk(worth, expires_after=3)
-    found = search(PLANS, desk.hands())
-    assert letters(found.trials) == "abc"
-    assert found.best.plan == PLANS[1]
-
-
-def test_without_an_accepted_one_the_closest_of_the_fast_is_best():
-    desk = Desk({"a": (30, True, 1), "b": (9, False, 3), "c": (12, False, 2), "d": (12, False, 9)})
-    found = search(PLANS[:4], desk.hands())
-    assert found.best.plan == PLANS[2]
-    assert found.stopped == NONE_LEFT
-
-
-def test_without_a_fast_one_the_closest_is_best():
-    desk = Desk({"a": (9, True, 1), "b": EngineError("x"), "c": (12, False, 1)})
-    assert search(PLANS[:3], desk.hands()).best.plan == PLANS[2]
-
-
-def test_an_exact_or_hopeless_candidate_is_compared_too():
-    inf = float("inf")
-    desk = Desk({"a": (-inf, False, 3), "b": (inf, False, 3), "c": (40, False, 3)})
-    assert search(PLANS[:3], desk.hands()).best.plan == PLANS[1]
+        desk.search()
+    assert len(desk.remembered) == (where == "judge")
 
 
 def test_nothing_that_ran_is_no_best():
-    desk = Desk({"a": EngineError("x"), "b": ModelError("y")})
-    found = search(PLANS[:2], desk.hands())
+    found = Desk(lambda plan: EngineError("x")).search((INC, ORT), ("a",))
     assert found.best is None
-    assert letters(found.trials) == "ab"
-    assert search((), desk.hands()) == type(found)(None, (), NONE_LEFT)
-    assert closest((), lambda _: True) is None
+    assert found.stopped == NONE_LEFT
+    assert plans(found.trials) == [INC, ORT, ort("a")]
 
 
-def test_a_trial_that_was_not_timed_is_no_best():
-    untimed = Trial(
-        PLANS[0], Path("a"), 0.5, Fidelity(99, 1), None, accepted=False, note="", seconds=0
+# ------------------------------------------------------------------------ float nodes
+
+
+def needing(nodes, met="met"):
+    """Judged by the nodes that stay float: all of these must."""
+    return lambda plan: met if set(nodes) <= set(plan.keep_float) else "unmet"
+
+
+def by_floats(plan):
+    return 10.0 + len(plan.keep_float) / 1000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 100, 127, 128])
+def test_the_smallest_prefix_is_found_with_few_judgements(count):
+    desk = Desk(by_floats, needing(NODES[:count]))
+    found = desk.search(repairs=("none",))
+    assert found.best.plan.keep_float == NODES[:count]
+    assert found.stopped == MET
+    # The rest of them, one for each node of the answer, tries to give it back.
+    tried = {
+        t.plan
+        for t in found.trials
+        if set(t.plan.keep_float) == set(NODES[: len(t.plan.keep_float)]) and t.outcome
+    }
+    assert len(tried) <= 1 + 2 * math.ceil(math.log2(len(NODES))) + 1
+    assert len(desk.judged) == len(set(desk.judged))
+    assert len(desk.judged) <= 1 + 2 * math.ceil(math.log2(len(NODES))) + 1 + count
+
+
+def test_nodes_that_are_not_needed_are_given_back():
+    needed = (NODES[2], NODES[9])
+    found = Desk(by_floats, needing(needed)).search(repairs=("none",))
+    assert found.best.plan.keep_float == needed
+    assert found.best.accepted
+
+
+def test_given_back_with_the_repairs_and_the_pins_kept():
+    pinned = Plan("onnxruntime", "qdq", keep_float=("mine",))
+    kept = {("a",): 20.0}
+    desk = Desk(
+        lambda plan: kept.get(plan.repairs, 10.0) + len(plan.keep_float) / 1000,
+        needing((NODES[0], "mine")),
     )
-    timed = attempt(PLANS[1], Desk({"b": (1, False, 1)}).hands())
-    assert closest([untimed, timed], lambda _: True) == timed
+    found = desk.search((pinned,), ("a",))
+    assert found.best.plan == ort("a", keep=("mine", NODES[0]))
+    assert desk.ranked == [ort("a", keep=("mine",))]
+
+
+def test_float_nodes_that_cannot_decide_leave_it_open():
+    found = Desk(by_floats, needing(NODES[:3], "undecided")).search(repairs=("none",))
+    assert found.best.plan.keep_float == NODES[:3]
+    assert found.best.accepted
+    assert found.stopped == OPEN
+
+
+def test_speed_does_not_lead_the_search_for_float_nodes():
+    """Eight float nodes are too slow, yet the five that are needed are not."""
+    desk = Desk(by_floats, needing(NODES[:5]), ratio=lambda p: 3 if len(p.keep_float) < 8 else 1)
+    found = desk.search(repairs=("none",))
+    assert found.best.plan.keep_float == NODES[:5]
+    assert found.stopped == MET
+
+
+def test_float_nodes_that_are_too_slow_are_refused():
+    desk = Desk(by_floats, needing(NODES[:5]), ratio=lambda plan: 3 - len(plan.keep_float))
+    found = desk.search(repairs=("none",))
+    assert found.stopped == NONE_LEFT
+    assert not found.best.accepted
+    assert len(found.best.plan.keep_float) <= 1
+    assert len(desk.judged) < 20
+
+
+def test_without_repairs_nothing_is_left_float():
+    desk = Desk(by_floats, needing(NODES[:1]))
+    assert desk.search().stopped == NONE_LEFT
+    assert desk.ranked == []
+
+
+def test_where_nothing_works_the_closest_is_taken():
+    found = Desk(table({("a",): 20.0, ("a", "b"): 15.0})).search(
+        repairs=("a", "b"), order=NODES[:4]
+    )
+    assert found.stopped == NONE_LEFT
+    assert found.best.plan == ort("a")
+    assert [len(t.plan.keep_float) for t in found.trials] == [0, 0, 0, 1, 2, 4]
+
+
+def test_no_node_to_leave_float_is_no_error():
+    found = Desk(table({("a",): 20.0})).search(repairs=("a",), order=())
+    assert (found.stopped, found.best.plan) == (NONE_LEFT, ort("a"))
+
+
+# ----------------------------------------------------------------- resuming and budget
+
+
+def laddered():
+    return Desk(
+        lambda plan: {(): 10.0, ("a",): 20.0}.get(plan.repairs, 15.0) + len(plan.keep_float),
+        needing((NODES[1], NODES[2])),
+        decidable=True,
+    )
+
+
+def test_equal_inputs_give_equal_results():
+    first, second = laddered(), laddered()
+    repairs = ("a", "b")
+    one, two = first.search(repairs=repairs), second.search(repairs=repairs)
+    assert without_seconds(one) == without_seconds(two)
+    assert one.best.plan == two.best.plan == ort("a", keep=NODES[1:3])
+
+
+def test_each_plan_is_one_trial_and_the_last_record_of_it_is_the_result():
+    desk = laddered()
+    found = desk.search(repairs=("a", "b"))
+    assert len(set(plans(found.trials))) == len(found.trials) == len(desk.made)
+    last = {trial.plan: trial for trial in desk.remembered}
+    assert [last[plan] for plan in plans(found.trials)] == list(found.trials)
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2, 4, 6, 9, 99])
+def test_recalled_trials_are_neither_made_nor_judged_again(finished):
+    first = laddered()
+    whole = first.search(repairs=("a", "b"))
+    known = first.remembered[:finished]
+    again = laddered()
+    again.known = {trial.plan: trial for trial in known}
+    found = again.search(repairs=("a", "b"))
+    assert without_seconds(found) == without_seconds(whole)
+    assert found.best.plan == whole.best.plan
+    assert found.stopped == whole.stopped
+    assert set(again.made) == set(first.made) - {trial.plan for trial in known}
+    judged = {trial.plan for trial in known if trial.outcome}
+    assert set(again.judged) == set(first.judged) - judged
+    assert len(again.judged) == len(set(again.judged))
+
+
+@pytest.mark.parametrize("looks", range(12))
+def test_a_spent_budget_keeps_the_best_so_far(looks):
+    desk = laddered()
+    desk.left = looks
+    found = desk.search(repairs=("a", "b"))
+    assert found.stopped == EXPIRED
+    ran = [t.probe.sqnr_db for t in found.trials]
+    accepted = [t for t in found.trials if t.accepted]
+    assert found.trials
+    if accepted:
+        assert found.best == accepted[-1]
+    else:
+        assert found.best.probe.sqnr_db == max(ran)
+
+
+def test_the_first_candidate_is_made_whatever_the_budget():
+    desk = Desk(table({}), lambda plan: "met", decidable=True, expires_after=0)
+    found = desk.search((INC, ORT))
+    assert plans(found.trials) == [INC]
+    assert (found.best.plan, found.stopped, desk.judged) == (INC, EXPIRED, [])
+
+
+# ----------------------------------------------------------------------------- closest
+
+
+def timed(plan, sqnr, ratio=None, probe=None):
+    latency = None if ratio is None else Latency(1, 1, ratio, ratio, ratio, 1, 1, CPU)
+    seen = None if probe is None else Fidelity(probe, 0.5)
+    return Trial(plan, Path("x"), 0.5, Fidelity(sqnr, 0.5), latency, False, "", 0.0, probe=seen)
+
+
+def test_the_closest_is_the_best_of_those_not_found_slow():
+    slow, fast, untimed = timed(INC, 30, 1), timed(ORT, 10, 3), timed(ort("a"), 20)
+    assert closest([slow, fast, untimed], lambda seen: seen.low >= 2) == untimed
+    assert closest([slow, fast], lambda seen: seen.low >= 2) == fast
+    assert closest([slow, timed(ORT, 31, 1)], lambda seen: False).plan == ORT
+    assert closest([], lambda seen: True) is None
+
+
+def test_the_closest_is_told_by_the_same_images_for_all():
+    judged, probed = timed(INC, 30, 3, probe=10), timed(ORT, 20, probe=20)
+    assert closest([judged, probed], lambda seen: True) == probed
+
+
+# ------------------------------------------------------------------------- properties
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.dictionaries(
+        st.sets(st.sampled_from("abc")).map(lambda names: tuple(sorted(names))),
+        st.floats(-50, 50),
+    ),
+    met=st.floats(-50, 60),
+    decidable=st.booleans(),
+    order=st.permutations("abc"),
+)
+def test_the_best_is_never_worse_than_plain(values, met, decidable, order):
+    def sqnr(plan):
+        return values.get(plan.repairs, 0.0) + len(plan.keep_float)
+
+    desk = Desk(sqnr, lambda plan: "met" if sqnr(plan) >= met else "unmet", decidable=decidable)
+    found = desk.search(repairs=tuple(order), order=NODES[:5])
+    assert found.best.probe.sqnr_db >= found.trials[0].probe.sqnr_db
+    assert found.best.accepted == (found.stopped == MET)
+    assert found.best.accepted or max(t.probe.sqnr_db for t in found.trials) < met
+    assert found.best in found.trials

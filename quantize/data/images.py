@@ -6,7 +6,6 @@ and whatever a decoder trips over becomes an `UnreadableImage`.
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import (  # importing a plugin registers its format
 )
 
 from quantize.errors import DataError
-from quantize.files import write_atomic
+from quantize.files import cannot_write
 
 if TYPE_CHECKING:
     from typing import IO, Any
@@ -116,7 +115,7 @@ def decode(source: Path) -> NDArray[np.uint8]:
 
 
 def encode_png(array: NDArray[np.uint8], path: Path) -> None:
-    """Write an image as PNG; an existing file is replaced only by a complete one.
+    """Write an image as PNG; not flushed to the disk, which would cost more than the encoding.
 
     Args:
         array: uint8 [H,W,3] RGB or [H,W] grey.
@@ -125,9 +124,10 @@ def encode_png(array: NDArray[np.uint8], path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    encoded = io.BytesIO()
-    Image.fromarray(array).save(encoded, format="PNG")
-    write_atomic(path, encoded.getvalue())
+    try:
+        Image.fromarray(array).save(path, format="PNG")
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def pillow_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

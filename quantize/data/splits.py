@@ -63,19 +63,15 @@ def split(
     `search_share` of the evaluation images, where there are `LEAST_POOL`; else the calibration
     images again. The holdout is every evaluation image in neither.
 
-    With a holdout of its own, the evaluation images outside calibration and holdout are the
-    search's, all of them; the other sources follow in the same order.
+    With a holdout of its own, all other evaluation images outside calibration are the search's.
 
     Args:
-        calibration: the calibration dataset, in its order.
-        evaluation: the evaluation dataset, in its order.
+        calibration: in the order of its dataset; likewise evaluation.
+        evaluation: images with what is to be judged.
         sampling_size: how many images calibrate.
         seed: decides which images the search gets.
         search_share: share of the evaluation images (a ratio, 0 to 1).
         holdout: a dataset of its own for the verdict.
-
-    Returns:
-        The three sets.
 
     Raises:
         DataError: too few images to calibrate, or none left for the verdict.

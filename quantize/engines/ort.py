@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +17,10 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 
 from quantize.errors import EngineError
 from quantize.files import cannot_write
+from quantize.graph.layers import with_constants
 from quantize.graph.order import sort_nodes
 from quantize.graph.shield import shield_float_layers
-from quantize.plan import Plan, Statistics
+from quantize.plan import Encodings, Plan, Statistics
 
 OPERATORS = [
     "Add",
@@ -46,13 +48,20 @@ OPERATORS = [
 save. Operators that only move data are listed so that int8 passes through them."""
 
 
-def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    plan: Plan,
+    encodings: Encodings | None = None,
+) -> onnx.ModelProto:
     """Write the int8 form of a prepared model.
 
     Args:
         model: prepared, opset >= 13; not changed.
         statistics: exact ranges of its tensors.
         plan: format, scheme and the nodes that stay float.
+        encodings: given scales, weights and biases; where there is none, onnxruntime computes
+            the scale from the range or from max|W|.
 
     Returns:
         The int8 model.
@@ -73,13 +82,13 @@ def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx
             f"the node {missing[0]!r}, to be kept float, is not in the model",
             "name nodes of the model: quantize inspect lists what is float",
         )
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    given = encodings or Encodings({}, {}, {})
+    copy = with_constants(model, given.constants, given.biases)
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)  # it warns through the root logger about things we know
     try:
-        quantizer = _quantizer(copy, _tensors(statistics), plan)
+        quantizer = _quantizer(copy, _tensors(statistics), plan, _overrides(given))
         quantizer.quantize_model()
     except OSError as error:  # it keeps models in temporary files
         raise cannot_write(Path(tempfile.gettempdir()), error) from error
@@ -96,7 +105,7 @@ def quantize(model: onnx.ModelProto, statistics: Statistics, plan: Plan) -> onnx
 
 
 def _quantizer(
-    model: onnx.ModelProto, ranges: TensorsData, plan: Plan
+    model: onnx.ModelProto, ranges: TensorsData, plan: Plan, overrides: dict[str, Any]
 ) -> QDQQuantizer | ONNXQuantizer:
     per_channel = plan.scheme.weight_granularity == "per_channel"
     rest = {
@@ -108,11 +117,30 @@ def _quantizer(
         "nodes_to_quantize": [],
         "nodes_to_exclude": list(plan.keep_float),
         "op_types_to_quantize": OPERATORS,
-        "extra_options": {"WeightSymmetric": True, "ActivationSymmetric": False},
+        "extra_options": {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "TensorQuantOverrides": overrides,
+        },
     }
     if plan.format == "qdq":
         return QDQQuantizer(model, **rest)
     return ONNXQuantizer(model, mode=QuantizationMode.QLinearOps, static=True, **rest)
+
+
+def _overrides(encodings: Encodings) -> dict[str, Any]:
+    """Given scales in onnxruntime's form: one dictionary per tensor, or per channel."""
+    overrides: dict[str, Any] = {}
+    for name, encoding in encodings.tensors.items():
+        weight = name in encodings.constants  # activations are no constants
+        kind = QuantType.QInt8 if weight else QuantType.QUInt8
+        point = np.asarray(encoding.zero_point, np.int8 if weight else np.uint8)
+        axis = {} if encoding.axis is None else {"axis": encoding.axis}
+        overrides[name] = [
+            {"quant_type": kind, "scale": scale, "zero_point": point, **axis}
+            for scale in (np.asarray(value, np.float32) for value in encoding.scale.reshape(-1))
+        ]
+    return overrides
 
 
 def _tensors(statistics: Statistics) -> TensorsData:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from quantize.repair.scales import nearest
+
 _DAMPING = 0.01
 _BLOCK = 64
-_SWEEPS = 2
 
 
 def round_by_least_squares(
@@ -35,52 +36,6 @@ def round_by_least_squares(
     Returns:
         int8 [M,K].
     """
-    rounded = _carry_errors(weight, scale, moments, limit)
-    return _descend(weight, scale, moments, rounded, limit).astype(np.int8)
-
-
-def quadratic_error(
-    weight: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    moments: NDArray[np.float64],
-    integers: NDArray[np.int8],
-) -> NDArray[np.float64]:
-    """float64 [M]: (w_m - s_m q_m)^T H (w_m - s_m q_m) of each row."""
-    error = weight.astype(np.float64) - scale[:, None].astype(np.float64) * integers
-    return np.einsum("mk,mk->m", error @ moments, error)
-
-
-def _descend(
-    weight: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    moments: NDArray[np.float64],
-    integers: NDArray[np.float64],
-    limit: int,
-) -> NDArray[np.float64]:
-    """Coordinate descent: each integer in turn takes the value that is best given the others."""
-    steps = scale.astype(np.float64)
-    error = weight.astype(np.float64) - steps[:, None] * integers
-    diagonal = np.maximum(np.diag(moments), 1e-12 * float(np.trace(moments)) + 1e-30)
-    for _ in range(_SWEEPS):
-        pull = error @ moments
-        for i in range(len(moments)):
-            wanted = np.rint(integers[:, i] + pull[:, i] / (steps * diagonal[i]))
-            change = np.clip(wanted, -limit, limit) - integers[:, i]
-            moved = np.flatnonzero(change)
-            if moved.size:
-                integers[moved, i] += change[moved]
-                shift = steps[moved] * change[moved]
-                error[moved, i] -= shift
-                pull[moved] -= np.outer(shift, moments[i])
-    return integers
-
-
-def _carry_errors(
-    weight: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    moments: NDArray[np.float64],
-    limit: int,
-) -> NDArray[np.float64]:
     order = np.argsort(-np.diag(moments), kind="stable")
     upper = _inverse_factor(moments[np.ix_(order, order)])
     rest = (weight.astype(np.float64) / scale[:, None])[:, order]
@@ -95,9 +50,24 @@ def _carry_errors(
             rest[:, i:stop] -= np.outer(error, upper[i, i:stop])
             errors[:, i - start] = error
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
-    result = np.empty(weight.shape)
-    result[:, order] = integers
+    result = np.empty(weight.shape, np.int8)
+    result[:, order] = integers.astype(np.int8)
+    # What is carried over may meet the limit, or be rounded away again: each row keeps the better.
+    simple = nearest(weight, scale, limit)
+    worse = _error(weight, scale, result, moments) > _error(weight, scale, simple, moments)
+    result[worse] = simple[worse]
     return result
+
+
+def _error(
+    weight: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    integers: NDArray[np.int8],
+    moments: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Each row's (w - s q)^T H (w - s q), float64 [M]."""
+    missing = weight.astype(np.float64) - scale.astype(np.float64)[:, None] * integers
+    return np.asarray(((missing @ moments) * missing).sum(axis=1))
 
 
 def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:

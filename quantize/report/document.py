@@ -6,6 +6,7 @@ package versions and instruction set. The layout is described in docs/report.md.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ def document(
         prepared: the working copy.
         found: the search's result.
         proof: the verdict and the answers behind it.
-        best: the int8 file that was verified.
+        best: the int8 file that was verified, its plan.json beside it.
         state: `new`, `continued` or `finished`: what the run folder held of this job.
         seconds: how long the run took.
     """
@@ -59,7 +60,7 @@ def document(
         "versions": versions(),
         "verdict": _verdict(verdict),
         "float_model": _float_model(job),
-        "int8_model": _int8_model(job, found, best),
+        "int8_model": _int8_model(job, best),
         "data": _data(job),
         "prepare": list(prepared.steps),
         "search": _search(job, found, best.parent),
@@ -124,14 +125,14 @@ def _float_model(job: Job) -> dict[str, Any]:
     }
 
 
-def _int8_model(job: Job, found: SearchResult, best: Path) -> dict[str, Any]:
+def _int8_model(job: Job, best: Path) -> dict[str, Any]:
     seen = model_coverage(best, job.model.size)
     convs, all_convs = seen.count("Conv")
     return {
         "sha256": sha256(best),
         "bytes": best.stat().st_size,
         "opset": opset(io.load(best)),
-        "plan": found.best.plan.to_json() if found.best else None,
+        "plan": json.loads(best.with_name("plan.json").read_text(encoding="utf-8")),
         "int8_share_of_multiply_adds": seen.int8_share,
         "convolutions": {"int8": convs, "all": all_convs},
         "stayed_float": list(seen.stayed_float),
@@ -177,6 +178,9 @@ def _trial(trial: Trial, note: str) -> dict[str, Any]:
         "plan": {"key": trial.plan.key, **trial.plan.to_json()},
         "top1": trial.accuracy,
         "fidelity": asdict(trial.fidelity) if trial.fidelity else None,
+        "probe": asdict(trial.probe) if trial.probe else None,
+        "gain_db": trial.gain_db,
+        "outcome": trial.outcome,
         "accepted": trial.accepted,
         "note": note,
     }

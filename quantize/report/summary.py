@@ -110,11 +110,29 @@ def _trials(report: dict[str, Any]) -> list[str]:
     if report["measured"]["earlier_run"] == "continued":
         lines.append("           continued from an earlier, interrupted run of this job")
     for number, trial in enumerate(report["search"]["trials"], 1):
-        plan = trial["plan"]
-        state = "accepted" if trial["accepted"] else trial["note"]
-        top1 = "" if trial["top1"] is None else f"top-1 {100 * trial['top1']:.2f} %, "
-        lines.append(f"  trial {number}  {plan['engine']} {plan['format']}: {top1}{state}")
+        lines.append(f"  trial {number}  {_made(trial['plan'])}: {', '.join(_found(trial))}")
     return lines
+
+
+def _made(plan: dict[str, Any]) -> str:
+    parts = [f"{plan['engine']} {plan['format']}", *plan["repairs"]]
+    left = len(plan["keep_float"])
+    return " + ".join(parts) + (f", {left} nodes float" if left else "")
+
+
+def _found(trial: dict[str, Any]) -> list[str]:
+    """What a trial showed, each part a few words."""
+    found = []
+    if trial["probe"] is not None and trial["probe"]["sqnr_db"] is not None:
+        gain = "" if trial["gain_db"] is None else f" ({trial['gain_db']:+.1f})"
+        found.append(f"SQNR {trial['probe']['sqnr_db']:.1f} dB{gain}")
+    if trial["top1"] is not None:
+        found.append(f"top-1 {100 * trial['top1']:.2f} %")
+    if trial["accepted"]:
+        found.append("accepted")
+    elif trial["note"]:
+        found.append(trial["note"])
+    return found
 
 
 def _mib(size: int) -> str:

@@ -1,0 +1,122 @@
+"""The verb `apply`: write the int8 model of one plan, without a search and without a verdict.
+
+With encodings it needs no images and gives the same bytes that the search wrote; without them it
+calibrates and repairs anew, which is how one remedy is tried by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantize.candidates import Workshop, finished
+from quantize.engines import ort
+from quantize.errors import ConfigError, DataError
+from quantize.files import write_atomic
+from quantize.graph import io
+from quantize.graph.expose import float_tensors
+from quantize.graph.prepare import prepare
+from quantize.job import Given, open_job, open_proto
+from quantize.outcome import check_output
+from quantize.plan import Encodings, Plan, Range, Scheme, Statistics
+from quantize.probe import image_size, run_once
+
+if TYPE_CHECKING:
+    from quantize.config import Config
+    from quantize.plan import OnProgress
+
+_LARGEST = 1 << 30
+
+
+def apply(
+    model: str | Path,
+    plan: Plan,
+    output: str | Path,
+    *,
+    encodings: Encodings | None = None,
+    config: Config | None = None,
+    calibration: Given | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write the plan's int8 model.
+
+    Args:
+        model: the float file.
+        plan: engine, format, repairs and nodes left float.
+        output: where the int8 file goes.
+        encodings: of the run that made the plan; then no images are needed.
+        config: otherwise, says which images calibrate.
+        calibration: images from Python instead of the configured ones.
+        on_progress: told while it works.
+
+    Returns:
+        The output.
+
+    Raises:
+        QuantizeError: something cannot be used; nothing is written then.
+    """
+    model, output = Path(model), Path(output)
+    check_output(model, None, output)
+    if encodings is not None:
+        write_atomic(output, _from_encodings(model, plan, encodings))
+        return output
+    if config is None:
+        raise ConfigError("without encodings, apply needs images", "give --config")
+    with tempfile.TemporaryDirectory(prefix="quantize.") as name:
+        job = open_job(model, config, None, calibration=calibration, on_progress=on_progress)
+        prepared = prepare(job.model.proto, run_once, job.model.size)
+        made = Workshop(job, prepared, Path(name)).make(plan)
+        write_atomic(output, made.read_bytes())
+    return output
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a plan.json.
+
+    Raises:
+        DataError: the file is missing or is no plan.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        scheme = Scheme(**values.pop("scheme", {}))
+        for name in ("repairs", "keep_float"):
+            values[name] = tuple(values.get(name, ()))
+        return Plan(scheme=scheme, **values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"plan {path} cannot be used: {error}", "name a plan.json of a run folder"
+        ) from error
+
+
+def read_encodings(path: Path, plan: Plan) -> Encodings:
+    """The encodings of an encodings.npz, checked against the plan's hash.
+
+    Raises:
+        DataError: the file is missing, damaged, or not the plan's.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is larger than 1 GiB")
+        with np.load(path, allow_pickle=False) as arrays:
+            found = Encodings.from_arrays({name: arrays[name] for name in arrays.files})
+    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        raise DataError(
+            f"encodings {path} cannot be used: {error}", "name the encodings.npz beside the plan"
+        ) from error
+    if plan.encodings_sha256 not in (None, found.sha256):
+        raise DataError(
+            f"encodings {path} are not those of the plan", "name the encodings.npz beside the plan"
+        )
+    return found
+
+
+def _from_encodings(model: Path, plan: Plan, encodings: Encodings) -> bytes:
+    proto = open_proto(model)
+    prepared = prepare(proto, run_once, image_size(proto))
+    spans = dict.fromkeys(float_tensors(prepared.model), Range(0.0, 1.0))
+    made = ort.quantize(prepared.model, Statistics(spans, 0), plan, encodings)
+    return io.to_bytes(finished(made, proto))

@@ -1,0 +1,406 @@
+"""Remedies on small models: what they decide is what the int8 file holds, bit for bit."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from graphs import answers, build, noise
+from models import prepared, tiny_dataset, tiny_resnet
+from quantize.calibrate import calibrate
+from quantize.engines import ort
+from quantize.errors import EngineError
+from quantize.files import npz_bytes
+from quantize.graph.layers import absorbed, constants_of, layers
+from quantize.graph.points import quantization_points
+from quantize.graph.prepare import prepare
+from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
+from quantize.probe import run_once
+from quantize.remedies import REPAIRS, Bench, encoding_of, off_the_grid, repair
+
+FORMATS = ["qdq", "qoperator"]
+STRIPES = prepared(tiny_dataset(per_class=8))
+
+
+def depthwise_net():
+    """Convolution, depthwise, pointwise, with weights whose means are not 0 and a dead channel."""
+    rng = np.random.default_rng(11)
+
+    def skewed(*shape):
+        spread = np.exp(rng.normal(0, 0.8, (shape[0], 1, 1, 1)))
+        return (spread * rng.gamma(0.5, 0.4, shape) - 0.1).astype(np.float32)
+
+    weights = {"w": skewed(8, 3, 3, 3), "v": skewed(8, 1, 3, 3), "u": skewed(12, 8, 1, 1)}
+    weights["v"][5] = 0
+    biases = {
+        name: rng.normal(0.2, 0.3, n).astype(np.float32)
+        for name, n in (("a", 8), ("b", 8), ("fc", 4))
+    }
+    biases["b"][5] = 1.5
+    model = build(
+        """(float[N,3,16,16] x) => (float[N,4] y) {
+            [c0] h0 = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w, a)
+            [r0] x0 = Clip(h0, zero, six)
+            [c1] h1 = Conv<group=8, pads=[1,1,1,1]>(x0, v, b)
+            [r1] x1 = Clip(h1, zero, six)
+            [c2] h2 = Conv(x1, u)
+            [r2] x2 = Relu(h2)
+            [p] q = GlobalAveragePool(x2)
+            [f] z = Flatten(q)
+            [g] y = Gemm<transB=1>(z, k, fc)
+        }""",
+        k=rng.normal(0, 1, (4, 12)).astype(np.float32),
+        zero=np.float32(0),
+        six=np.float32(6),
+        **weights,
+        **biases,
+    )
+    return prepare(model, run_once, (3, 16, 16)).model
+
+
+def matmul_net():
+    """A pool that moves data, and a MatMul, which can carry no bias."""
+    model = build(
+        """(float[N,3,8,8] x) => (float[N,4] y) {
+            [c] h = Conv<pads=[1,1,1,1]>(x, w)
+            [r] r = Relu(h)
+            [m] m = MaxPool<kernel_shape=[4,4], strides=[4,4]>(r)
+            [f] z = Flatten(m)
+            [d] t = MatMul(z, k)
+            [n] y = Add(t, e)
+        }""",
+        w=(6, 3, 3, 3),
+        k=(24, 4),
+        e=(4,),
+    )
+    return prepare(model, run_once, (3, 8, 8)).model
+
+
+NETS = {
+    "resnet": (lambda: prepare(tiny_resnet(), run_once, (3, 16, 16)).model, STRIPES),
+    "depthwise": (depthwise_net, STRIPES),
+    "matmul": (matmul_net, noise(20, 3, 8, 8)),
+}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def bench(request):
+    make, images = NETS[request.param]
+    model = make()
+    return Bench(model, calibrate(model, [images], threads=1), images, 1)
+
+
+@pytest.fixture(scope="module")
+def skewed():
+    model = depthwise_net()
+    return Bench(model, calibrate(model, [STRIPES], threads=1), STRIPES, 1)
+
+
+def plan(*repairs, form="qdq", keep=(), **scheme):
+    return Plan("onnxruntime", form, Scheme(**scheme), tuple(sorted(repairs)), tuple(keep))
+
+
+def written(bench, plan, encodings):
+    made = ort.quantize(bench.model, bench.statistics, plan, encodings)
+    onnx.checker.check_model(made)
+    return made
+
+
+def sqnr(bench, *repairs, form="qdq", keep=()):
+    wanted = plan(*repairs, form=form, keep=keep)
+    encodings = repair(bench, wanted).leaving(keep)
+    exact = answers(bench.model, bench.images)[0].astype(np.float64)
+    seen = answers(written(bench, wanted, encodings), bench.images)[0]
+    return 10 * np.log10((exact**2).sum() / ((exact - seen) ** 2).sum())
+
+
+def weights_of(model, encodings):
+    return [layer for layer in layers(model) if layer.weight in encodings.tensors]
+
+
+# ----------------------------------------------------------------- the file's integers
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("repairs", [REPAIRS, ("rounding",), ("equalize", "scales")])
+def test_the_file_holds_the_encodings_bit_for_bit(bench, form, repairs):
+    """Nothing is computed again from max|W| or from the range."""
+    wanted = plan(*repairs, form=form)
+    encodings = repair(bench, wanted).encodings
+    held = constants_of(written(bench, wanted, encodings))
+    arrays = encodings.to_arrays()
+    found = weights_of(bench.model, encodings)
+    assert len(found) == len(layers(bench.model))
+    for layer in found:
+        name = layer.weight
+        assert held[f"{name}_quantized"].dtype == np.int8
+        np.testing.assert_array_equal(held[f"{name}_quantized"], arrays[f"integer:{name}"])
+        assert held[f"{name}_scale"].dtype == np.float32
+        np.testing.assert_array_equal(held[f"{name}_scale"], arrays[f"scale:{name}"])
+        assert not held[f"{name}_zero_point"].any()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_file_holds_the_activations_scales_and_zero_points(bench, form):
+    wanted = plan("ranges", "bias", form=form)
+    encodings = repair(bench, wanted).encodings
+    held = constants_of(written(bench, wanted, encodings))
+    before = {behind: name for name, behind in absorbed(bench.model).items()}
+    points = quantization_points(bench.model)
+    assert len(points) > 3
+    for name in points:
+        encoding = encodings.tensors[name]
+        # QOperator gives the result of an absorbed Relu the name of what the Relu read.
+        stem = name if f"{name}_scale" in held else before[name]
+        assert held[f"{stem}_scale"] == encoding.scale
+        assert held[f"{stem}_zero_point"] == encoding.zero_point
+        assert held[f"{stem}_zero_point"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_biases_survive_in_int32(bench, form):
+    """Those of channels whose weights are 0 too."""
+    wanted = plan("bias", "scales", form=form)
+    encodings = repair(bench, wanted).encodings
+    made = written(bench, wanted, encodings)
+    held = constants_of(made)
+    with_bias = [la for la in weights_of(bench.model, encodings) if la.name in encodings.biases]
+    assert with_bias
+    for layer in with_bias:
+        [name] = [
+            n for n in held if n in (f"{layer.bias}_quantized", f"{layer.name}.bias_quantized")
+        ]
+        assert held[name].dtype == np.int32
+        unit = bias_unit(made, held, name, f"{layer.weight}_scale")
+        back = held[name] * unit
+        assert (np.abs(back - encodings.biases[layer.name]) <= unit * 0.51).all()
+
+
+def bias_unit(made, held, bias, weight_scale):
+    """Input scale times weight scale, as the file's operators have it."""
+    if f"{bias}_scale" in held:  # QDQ says it
+        return held[f"{bias}_scale"].astype(np.float64)
+    [node] = [node for node in made.graph.node if bias in node.input]
+    return held[node.input[1]].astype(np.float64) * held[weight_scale]
+
+
+def test_reduced_weights_have_seven_bits(bench):
+    wanted = plan("rounding", "scales", reduce_range=True)
+    arrays = repair(bench, wanted).encodings.to_arrays()
+    integers = [value for key, value in arrays.items() if key.startswith("integer:")]
+    assert integers
+    assert max(np.abs(value.astype(int)).max() for value in integers) <= 63
+
+
+# -------------------------------------------------------------------------- encodings
+
+
+def test_encodings_survive_a_file(bench):
+    encodings = repair(bench, plan(*REPAIRS)).leaving(["c0", "conv0_fwd"])
+    with np.load(io.BytesIO(npz_bytes(encodings.to_arrays())), allow_pickle=False) as arrays:
+        back = Encodings.from_arrays(arrays)
+    assert back.sha256 == encodings.sha256
+    assert back.tensors.keys() == encodings.tensors.keys()
+    for name, encoding in encodings.tensors.items():
+        other = back.tensors[name]
+        assert (other.zero_point, other.axis) == (encoding.zero_point, encoding.axis)
+        np.testing.assert_array_equal(other.scale, encoding.scale)
+    for mine, theirs in ((encodings.constants, back.constants), (encodings.biases, back.biases)):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    for form in FORMATS:
+        one, two = (written(bench, plan(form=form), each) for each in (encodings, back))
+        assert one.SerializeToString() == two.SerializeToString()
+
+
+def test_the_hash_tells_every_change():
+    scale = np.array([0.5, 0.25], np.float32)
+    base = Encodings(
+        {"w": Encoding(scale, 0, 0), "x": Encoding(np.float32(0.1), 3)},
+        {"w": np.ones((2, 2), np.float32)},
+        {"c": np.zeros(2, np.float32)},
+    )
+    others = [
+        replace(base, tensors={**base.tensors, "x": Encoding(np.float32(0.1), 4)}),
+        replace(base, tensors={**base.tensors, "x": Encoding(np.float32(0.2), 3)}),
+        replace(base, tensors={**base.tensors, "w": Encoding(scale, 0, 1)}),
+        replace(base, constants={"w": np.zeros((2, 2), np.float32)}),
+        replace(base, biases={"c": np.ones(2, np.float32)}),
+        replace(base, biases={"d": np.zeros(2, np.float32)}),
+    ]
+    assert len({each.sha256 for each in (base, *others)}) == 7
+    assert replace(base, biases=dict(base.biases)).sha256 == base.sha256
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"scale:w": np.ones(2, np.float32)},
+        {"integer:w": np.ones((2, 2), np.int8)},
+        {"scale:w": np.ones(2, np.float32), "point:w": np.zeros(3, np.int32)},
+        {"other:w": np.ones(2)},
+        {"w": np.ones(2)},
+    ],
+)
+def test_arrays_of_another_form_are_refused(arrays):
+    with pytest.raises(ValueError, match=r"encodings|values to unpack"):
+        Encodings.from_arrays(arrays)
+
+
+def test_repairs_are_deterministic_and_order_is_theirs(bench):
+    one = repair(bench, plan(*REPAIRS)).encodings
+    two = repair(bench, replace(plan(), repairs=tuple(reversed(REPAIRS)))).encodings
+    assert one.sha256 == two.sha256
+
+
+def test_every_repair_changes_something(skewed):
+    assert len({repair(skewed, plan(name)).encodings.sha256 for name in REPAIRS}) == len(REPAIRS)
+
+
+def test_the_number_of_threads_changes_nothing(skewed):
+    one = repair(skewed, plan(*REPAIRS)).encodings
+    assert repair(replace(skewed, threads=2), plan(*REPAIRS)).encodings.sha256 == one.sha256
+
+
+def test_an_unknown_repair_is_refused(skewed):
+    with pytest.raises(EngineError, match="there is no repair 'magic'"):
+        repair(skewed, plan("bias", "magic"))
+
+
+# ------------------------------------------------------------------------ float layers
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_layer_left_float_has_its_exact_weights(bench, form):
+    known = layers(bench.model)
+    keep = (known[1].name,)
+    wanted = plan("rounding", "scales", "bias", form=form, keep=keep)
+    encodings = repair(bench, wanted).leaving(keep)
+    made = written(bench, wanted, encodings)
+    held, exact = constants_of(made), constants_of(bench.model)
+    assert f"{known[1].weight}_quantized" not in held
+    np.testing.assert_array_equal(held[known[1].weight], exact[known[1].weight])
+    if known[1].bias:
+        np.testing.assert_array_equal(held[known[1].bias], exact[known[1].bias])
+    assert f"{known[0].weight}_quantized" in held
+
+
+def test_with_all_layers_float_nothing_is_lost(skewed):
+    names = tuple(node.name for node in skewed.model.graph.node)
+    assert sqnr(skewed, *REPAIRS, keep=names) > 100
+
+
+def test_leaving_none_is_all_that_was_decided(skewed):
+    found = repair(skewed, plan("bias"))
+    assert found.leaving(()).sha256 == found.encodings.sha256
+    assert found.leaving(["no layer"]).sha256 == found.encodings.sha256
+
+
+def test_pinned_layers_are_not_repaired(skewed):
+    found = repair(replace(skewed, pinned=frozenset({"c1"})), plan(*REPAIRS))
+    assert "c1" not in found.weights
+    assert "v" not in found.encodings.constants
+    assert {"c0", "c2", "g"} == found.weights.keys()
+
+
+# ------------------------------------------------------------------------------- gains
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_bias_correction_helps_skewed_weights(skewed, form):
+    assert sqnr(skewed, "bias", form=form) > sqnr(skewed, form=form) + 1
+
+
+def test_all_remedies_together_help_most(skewed):
+    assert sqnr(skewed, *REPAIRS) > max(sqnr(skewed), sqnr(skewed, "bias"), sqnr(skewed, "scales"))
+
+
+def test_plain_encodings_are_those_of_onnxruntime(skewed):
+    """Without repairs only the rounding of the last digit differs."""
+    engine = written(skewed, plan(), Encodings({}, {}, {}))
+    ours = written(skewed, plan(), repair(skewed, plan()).encodings)
+    one, two = constants_of(engine), constants_of(ours)
+    for layer in layers(skewed.model):
+        difference = one[f"{layer.weight}_quantized"].astype(int) - two[f"{layer.weight}_quantized"]
+        assert np.abs(difference).max() <= 1
+
+
+# ------------------------------------------------------------------------- activations
+
+
+def test_an_absorbed_result_has_the_encoding_of_its_relu(bench):
+    encodings = repair(bench, plan("ranges")).encodings.tensors
+    pairs = absorbed(bench.model)
+    assert pairs
+    for before, behind in pairs.items():
+        assert encodings[before] == encodings[behind]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "zero"), [(0.0, 2.55, 0), (-1.0, 1.0, 127), (0.5, 2.55, 0), (-5.1, -1.0, 255)]
+)
+def test_a_range_becomes_scale_and_zero_point(low, high, zero):
+    encoding = encoding_of(Range(low, high))
+    assert encoding.scale == np.float32((max(high, 0) - min(low, 0)) / 255)
+    assert encoding.scale.dtype == np.float32
+    assert encoding.zero_point == zero
+    assert encoding.axis is None
+
+
+def test_a_range_of_nothing_has_a_scale_too():
+    encoding = encoding_of(Range(0.0, 0.0))
+    assert (encoding.scale, encoding.zero_point) == (1, 0)
+
+
+def grid_error(values, span):
+    encoding = encoding_of(span)
+    integers = np.clip(np.rint(values / encoding.scale) + encoding.zero_point, 0, 255)
+    return np.square((integers - encoding.zero_point) * encoding.scale - values).mean()
+
+
+def test_pixels_from_minus_one_to_one_are_moved_off_the_half():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 30, 30))
+    images = (pixels / np.float32(127.5) - 1).astype(np.float32)
+    span = Range(-1.0, 1.0)
+    found = off_the_grid(span, images)
+    assert -1.02 <= found.low <= -1
+    assert 1 <= found.high <= 1.02
+    assert grid_error(images, found) < 0.5 * grid_error(images, span)
+
+
+def test_pixels_that_are_on_the_grid_stay():
+    images = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 1, 16, 16)
+    assert off_the_grid(Range(0.0, 1.0), images) == Range(0.0, 1.0)
+
+
+def test_ranges_of_equalized_activations_follow_their_new_values(skewed):
+    """An old histogram, of channels that were small, would clip those that are large now."""
+    model, statistics = skewed.model, skewed.statistics
+    narrow = {name: np.zeros_like(counts) for name, counts in statistics.histograms.items()}
+    for name, counts in statistics.histograms.items():
+        narrow[name][np.flatnonzero(counts)[len(np.flatnonzero(counts)) // 2]] = 10**6
+    stale = replace(skewed, statistics=replace(statistics, histograms=narrow))
+    both = repair(stale, plan("equalize", "ranges")).encodings.tensors
+    alone = repair(stale, plan("ranges")).encodings.tensors
+    equal = repair(skewed, plan("equalize")).encodings.tensors
+    grown = [n for n in narrow if n in both and n != "x" and both[n].scale > 1.5 * alone[n].scale]
+    assert set(grown) & {"x0", "x1"}
+    for name in set(grown) & {"x0", "x1"}:
+        assert both[name].scale > 0.5 * equal[name].scale
+    assert model is skewed.model
+
+
+def test_the_models_bytes_hold_no_other_weights(skewed):
+    """What travels is the repaired weight, not the float one beside it."""
+    encodings = repair(skewed, plan(*REPAIRS)).encodings
+    made = written(skewed, plan(*REPAIRS), encodings)
+    floats = [
+        t.name
+        for t in made.graph.initializer
+        if t.data_type == onnx.TensorProto.FLOAT and numpy_helper.to_array(t).ndim > 1
+    ]
+    assert floats == []
