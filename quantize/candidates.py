@@ -25,7 +25,7 @@ from quantize.graph.prepare import Prepared
 from quantize.graph.shield import shield_float_layers
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
-from quantize.remedies import WALKED, Bench, Repairs, plain_encodings, repair
+from quantize.remedies import FOLLOWING, WALKED, Bench, Repairs, plain_encodings, repair
 from quantize.runtime import cores
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Workshop:
         """
         if not plan.repairs:
             return plain_encodings(self.prepared.model, self.statistics)
+        if plan.keep_float and FOLLOWING.intersection(plan.repairs):
+            return repair(self._bench, plan).encodings
         wanted = replace(plan, keep_float=())
         if wanted.key not in self._repairs:
             self._repairs[wanted.key] = repair(self._bench, wanted)
@@ -92,7 +94,7 @@ class Workshop:
 
     @cached_property
     def _bench(self) -> Bench:
-        few = self.job.calibration.first(WALKED)
+        few = self.job.calibration.spread(WALKED)
         return Bench(
             self.prepared.model,
             self.statistics,

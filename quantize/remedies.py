@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 REPAIRS = ("equalize", "ranges", "scales", "rounding", "bias")
 """All remedies, in the order in which they are applied."""
 
+FOLLOWING = frozenset({"rounding", "bias"})
+"""Those that make up for what the layers before lose, so that it matters which stay float."""
+
 WALKED = 64
 """Images that the walk takes: enough for means and moments, few enough to hold."""
 
@@ -93,11 +96,12 @@ class Repairs:
 
 
 def repair(bench: Bench, plan: Plan) -> Repairs:
-    """Work out all that the plan's repairs decide, whatever it leaves float.
+    """Work out all that the plan's repairs decide.
 
     Args:
         bench: what to work on.
-        plan: its `repairs` and scheme count.
+        plan: its `repairs`, scheme and `keep_float` count; only for the repairs in `FOLLOWING`
+            does it matter to the other layers what stays float.
 
     Returns:
         Scales of activations and weights, repaired weights and biases.
@@ -122,12 +126,12 @@ def repair(bench: Bench, plan: Plan) -> Repairs:
     with threadpool_limits(limits=1, user_api="blas"):  # its sums differ between thread counts
         walked = walk(
             {View(model.graph).inputs[0].name: bench.images},
-            _steps(model, bench),
+            _steps(model, bench, bench.pinned.union(plan.keep_float)),
             {name: encoding for name, encoding in encodings.items() if name not in before},
             remedies,
             limit=63 if plan.scheme.reduce_range else 127,
         )
-    return _gathered(model, encodings, walked)
+    return _gathered(model, encodings, walked, plan.keep_float)
 
 
 def plain_encodings(model: onnx.ModelProto, statistics: Statistics) -> Encodings:
@@ -273,8 +277,8 @@ def encoding_of(span: Range) -> Encoding:
     return Encoding(np.asarray(scale), int(np.clip(np.rint(-low / float(scale)), 0, 255)))
 
 
-def _steps(model: onnx.ModelProto, bench: Bench) -> list[Step]:
-    known = {layer.name: layer for layer in layers(model) if layer.name not in bench.pinned}
+def _steps(model: onnx.ModelProto, bench: Bench, floats: frozenset[str]) -> list[Step]:
+    known = {layer.name: layer for layer in layers(model) if layer.name not in floats}
     values = constants_of(model)
     made = {View(model.graph).inputs[0].name}
     steps = []
@@ -354,7 +358,10 @@ def _with_all_biases(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _gathered(
-    model: onnx.ModelProto, encodings: dict[str, Encoding], walked: Mapping[str, Repaired]
+    model: onnx.ModelProto,
+    encodings: dict[str, Encoding],
+    walked: Mapping[str, Repaired],
+    keep_float: Iterable[str],
 ) -> Repairs:
     constants: dict[str, Array] = {}
     biases: dict[str, Array] = {}
@@ -369,4 +376,9 @@ def _gathered(
         if layer.bias:
             biases[layer.name] = done.bias
     weights = {layer.name: layer.weight for layer in known}
+    kept = set(keep_float) - walked.keys()
+    for layer in (layer for layer in layers(model) if layer.name in kept):
+        constants[layer.weight] = values[layer.weight]  # perhaps equalized
+        if layer.bias:
+            biases[layer.name] = values[layer.bias]
     return Repairs(Encodings(encodings, constants, biases), weights, floats)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
-from quantize.errors import BudgetError, EngineError
+from quantize.errors import BudgetError, EngineError, ModelError
 from quantize.evaluation import Reference, against, reference
 from quantize.graph.coverage import coverage
 from quantize.graph.prepare import Prepared
@@ -21,6 +21,7 @@ from quantize.measure import predictor, time_files, timing_of
 from quantize.paired import decide_agreement, decide_drop, drop, margin
 from quantize.plan import Evaluation, Goal, Latency, Outcome, Plan, SearchResult
 from quantize.probe import shapes_of
+from quantize.remedies import FOLLOWING
 from quantize.sanity import check_float
 from quantize.search import Hands, Quality, guided
 
@@ -93,19 +94,40 @@ def _guided(job: Job, workshop: Workshop, hands: Hands) -> SearchResult:
 
 
 def _ranked(plan: Plan, workshop: Workshop, hands: Hands) -> list[str]:
-    """Int8 layers by what leaving each one float brings, in dB per multiply-add, best first."""
+    """Int8 layers by what leaving each one float brings, in dB per multiply-add, best first.
+
+    Told without the repairs that follow what the layers before lose, since each of these
+    candidates would need its own.
+    """
+    steady = tuple(name for name in plan.repairs if name not in FOLLOWING)
+    plan = replace(plan, repairs=steady)
     model = workshop.prepared.model
     seen = coverage(model, lambda names: shapes_of(model, names, workshop.job.model.size))
-    before = hands.probe(workshop.make(plan)).sqnr_db
+    before = _compared(plan, workshop, hands)
     gains: dict[str, float] = {}
     for layer in seen.layers:
         if layer.name in plan.keep_float or hands.expired():
             continue
         one = replace(plan, keep_float=tuple(sorted({*plan.keep_float, layer.name})))
-        path = workshop.make(one)
-        gains[layer.name] = (hands.probe(path).sqnr_db - before) / max(1, layer.multiply_adds)
-        path.unlink()
+        sqnr_db = _compared(one, workshop, hands)
+        if sqnr_db is not None and before is not None:
+            gains[layer.name] = (sqnr_db - before) / max(1, layer.multiply_adds)
     return sorted(gains, key=lambda name: -gains[name])
+
+
+def _compared(plan: Plan, workshop: Workshop, hands: Hands) -> float | None:
+    """Output SQNR on the probe, in dB, of a candidate that is not kept; None where it fails."""
+    known = hands.recall(plan)
+    if known is not None and known.probe is not None:
+        return known.probe.sqnr_db
+    try:
+        path = workshop.make(plan)
+        seen = hands.probe(path)
+    except (EngineError, ModelError) as error:
+        log.warning("candidate %s failed: %s", plan.key, error)
+        return None
+    path.unlink()
+    return seen.sqnr_db
 
 
 def _loop(

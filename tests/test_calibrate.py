@@ -221,9 +221,13 @@ def test_a_fixed_batch_counts_no_filling(ready):
 
 def test_statistics_of_different_models_do_not_merge(ready):
     seen = calibrate(ready, [IMAGES], threads=1)
-    other = Statistics({**seen.ranges, "new": Range(0, 1)}, 1, seen.histograms, seen.means)
-    with pytest.raises(ValueError, match="different models"):
-        seen.merge(other)
+    for other in (
+        Statistics({**seen.ranges, "new": Range(0, 1)}, 1, seen.histograms, seen.means),
+        Statistics(seen.ranges, 1, {}, seen.means),
+        Statistics(seen.ranges, 1, seen.histograms, {}),
+    ):
+        with pytest.raises(ValueError, match="different models"):
+            seen.merge(other)
     nothing = calibrate(ready, [], threads=1)
     assert seen.merge(nothing) is seen
     assert nothing.merge(seen) is seen

@@ -84,7 +84,7 @@ def test_a_relu_of_a_float_node_is_float_unless_arithmetic_reads_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "constants"),
+    ("text", "constants", "expected"),
     [
         (
             """(float[N,3,8,8] x) => (float[N,5] y) {
@@ -94,6 +94,7 @@ def test_a_relu_of_a_float_node_is_float_unless_arithmetic_reads_it():
             q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(p) g = GlobalAveragePool(q)
             f = Flatten(g) y = Gemm(f, w) }""",
             {"k": (4, 3, 3, 3), "l": (4, 4, 3, 3), "w": (8, 5)},
+            ("x", "r", "b", "s", "m", "c", "q", "g", "y"),
         ),
         (
             """(float[N,3,8,8] x) => (float[N,5] y) {
@@ -107,16 +108,18 @@ def test_a_relu_of_a_float_node_is_float_unless_arithmetic_reads_it():
                 "low": np.array(0, np.float32),
                 "high": np.array(3, np.float32),
             },
+            ("x", "a", "e", "h", "c", "y"),
         ),
     ],
 )
-def test_each_grid_that_onnxruntime_writes_is_that_of_a_point(text, constants):
+def test_each_grid_that_onnxruntime_writes_is_that_of_a_point(text, constants, expected):
     """Each of its QuantizeLinear nodes reads a point, or one that shares a point's scale."""
     model = prepare(build(text, **constants), run_once, (3, 8, 8)).model
     seen = calibrate(model, [noise(4, 3, 8, 8)], threads=1)
     made = ort.quantize(model, seen, Plan("onnxruntime", "qdq"))
     values = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
     points = set(quantization_points(model))
+    assert quantization_points(model) == expected
     scales = {
         node.input[0].removesuffix("_QuantizeLinear_Input"): float(values[node.input[1]])
         for node in made.graph.node

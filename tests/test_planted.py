@@ -100,12 +100,12 @@ def test_scaled_channels_are_repaired_by_equalization(job, equalizable):
 def beyond_equalization():
     """What conv1 reads is read by an Add too. A channel's scale went from conv0 to conv1."""
     model = tiny_resnet(16, SIZE, CLASSES)
-    small = 1 / 2000
+    small = 1e-4
     scale(
         model,
         bn0_gamma=channels(c5=small),
         bn0_beta=channels(c5=small),
-        conv1_weight=channels(c5=0.1 / small).reshape(1, -1, 1, 1),
+        conv1_weight=channels(c5=1 / small).reshape(1, -1, 1, 1),
     )
     return fit_head(model, prepared(TRAINING), labels_of(TRAINING))
 

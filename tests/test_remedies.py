@@ -300,6 +300,51 @@ def test_leaving_none_is_all_that_was_decided(skewed):
     assert found.leaving(["no layer"]).sha256 == found.encodings.sha256
 
 
+def mean_error(bench, plan, encodings):
+    exact = answers(bench.model, bench.images)[0]
+    seen = answers(written(bench, plan, encodings), bench.images)[0]
+    return float(np.abs((exact - seen).mean(axis=0)).max())
+
+
+def test_layers_make_up_for_those_that_are_rounded_and_for_no_others(skewed):
+    """A bias that corrects for a layer before it is wrong once that layer stays float."""
+    model = planted(skewed.model)
+    coarse = Bench(model, calibrate(model, [STRIPES], threads=1), STRIPES, 1)
+    keep = ("c2",)
+    wanted = plan("bias", keep=keep)
+    stale = repair(coarse, plan("bias")).leaving(keep)
+    fresh = repair(coarse, wanted).leaving(keep)
+    assert mean_error(coarse, wanted, fresh) < 0.2 * mean_error(coarse, wanted, stale)
+    assert "u" not in fresh.tensors
+    np.testing.assert_array_equal(fresh.constants["u"], constants_of(model)["u"])
+
+
+def planted(model):
+    """In c2 the weights of a channel that is always 0 leave no integers for the others."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        value = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "b":
+            value[5] = -1
+        if tensor.name == "u":
+            value[:, 5] = 500
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return changed
+
+
+def test_a_layer_left_float_keeps_the_equalized_weights(skewed):
+    keep = ("c2",)
+    wanted = plan("equalize", "bias", keep=keep)
+    fresh = repair(skewed, wanted).encodings
+    assert not np.array_equal(fresh.constants["u"], constants_of(skewed.model)["u"])
+    every = tuple(node.name for node in skewed.model.graph.node)
+    floats = repair(skewed, plan("equalize", "bias", keep=every)).encodings
+    made = written(skewed, plan(keep=every), floats)
+    exact = answers(skewed.model, skewed.images)[0]
+    np.testing.assert_allclose(answers(made, skewed.images)[0], exact, atol=1e-4)
+
+
 def test_pinned_layers_are_not_repaired(skewed):
     found = repair(replace(skewed, pinned=frozenset({"c1"})), plan(*REPAIRS))
     assert "c1" not in found.weights

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from quantize.histogram import Counter
 from quantize.plan import Range
-from quantize.repair.ranges import kl, min_max, mse_optimal, percentile
+from quantize.repair.ranges import _integral, kl, min_max, mse_optimal, percentile
 
 SIZE = 50_000
 SMALLEST = 2.0**-31
@@ -192,6 +192,38 @@ def test_fewer_levels_clip_more():
         error(values, Range(whole.low * s, whole.high * s), 16) for s in np.arange(1, 101) / 100
     )
     assert error(values, few, 16) <= 1.01 * least
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "uniform", "exponential", "outlier"])
+def test_with_four_levels_rounding_and_clipping_are_weighed_rightly(kind):
+    values = sample(kind)
+    span, counts = seen(values)
+    whole = min_max(span)
+    lows = np.linspace(0, 1, 41) * whole.low if whole.low else [0.0]
+    highs = 2.0 ** -(np.arange(161) / 16) * whole.high
+    least = min(error(values, Range(low, high), 4) for low in lows for high in highs)
+    assert error(values, mse_optimal(span, counts, levels=4), 4) <= 1.01 * least
+
+
+@pytest.mark.parametrize("further", [1.0, 1.2, 1.4, 1.7])
+def test_the_limits_are_found_apart(further):
+    """A rare value far out on one side and another nearer on the other: both are clipped."""
+    low, high = -900.0 * further, 60.0 * further
+    _, counts = seen(sample("normal"))
+    _, rare = seen([low, high])
+    found = mse_optimal(Range(low, high), 10_000 * counts + rare)
+    body = mse_optimal(*seen(sample("normal")))
+    assert found.low == pytest.approx(body.low, rel=0.06)
+    assert found.high == pytest.approx(body.high, rel=0.06)
+
+
+@pytest.mark.parametrize("value", [-7.3, -4.0, -2.5, -0.4, 0.0, 0.3, 1.0, 6.6, 9.9])
+def test_the_integral_of_squared_errors_is_the_sum_of_its_parts(value):
+    below, above = np.float64(4), np.float64(6)
+    parts = (np.arange(1_000_000) + 0.5) / 1_000_000 * value
+    squares = (parts - np.clip(np.rint(parts), -below, above)) ** 2
+    exact = _integral(np.float64(value), below, above)
+    assert exact == pytest.approx(squares.mean() * value, abs=1e-6)
 
 
 def test_what_has_no_tail_is_not_clipped():

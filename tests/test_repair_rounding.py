@@ -50,6 +50,29 @@ def test_correlated_inputs_lose_much_less(columns):
     assert errors(weight, scale, chosen, moments).sum() < 0.5 * simple
 
 
+def column_by_column(weight, scale, moments, limit):
+    """The same, one column after the other and in one piece, straight from the formula."""
+    order = np.argsort(-np.diag(moments), kind="stable")
+    damping = 0.01 * np.trace(moments) / len(moments) * np.eye(len(moments))
+    inverse = np.linalg.inv(moments[np.ix_(order, order)] + damping)
+    upper = np.linalg.cholesky(inverse).T
+    rest = (weight / scale[:, None]).astype(np.float64)[:, order]
+    integers = np.zeros_like(rest)
+    for i in range(rest.shape[1]):
+        integers[:, i] = np.clip(np.rint(rest[:, i]), -limit, limit)
+        error = (rest[:, i] - integers[:, i]) / upper[i, i]
+        rest[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    return integers[:, np.argsort(order)]
+
+
+@pytest.mark.parametrize("columns", [64, 65, 150])
+def test_working_in_blocks_changes_nothing(columns):
+    weight, moments = layer(8, rows=8, columns=columns, rank=30)
+    scale = largest(weight, 31)
+    chosen = round_by_least_squares(weight, scale, moments, 31)
+    assert (chosen == column_by_column(weight, scale, moments, 31)).mean() > 0.99
+
+
 @pytest.mark.parametrize("columns", [9, 100])
 def test_uncorrelated_inputs_round_to_nearest(columns):
     weight, _ = layer(2, columns=columns)

@@ -120,6 +120,13 @@ def test_the_second_time_nothing_is_calibrated(tmp_path):
     assert [path.suffix for path in folder.iterdir()] == [".npz"]
 
 
+def test_a_folder_open_to_others_is_closed(tmp_path):
+    folder = tmp_path / "statistics"
+    folder.mkdir(mode=0o755)
+    load_or_calibrate(folder, PARTS, some)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize(
     "changed",
     [

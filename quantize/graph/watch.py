@@ -159,7 +159,10 @@ def _derived(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Clipped]:
 
 
 def _limits(view: View, node: onnx.NodeProto) -> tuple[float, float] | None:
-    """Between which constants a node clips; None where it does not, or not by constants."""
+    """Between which constants a node clips; None where it does not, or not by constants.
+
+    The upper one wins where they cross, as in onnxruntime.
+    """
     if node.op_type == "Relu":
         return 0.0, math.inf
     if node.op_type != "Clip" or node.attribute:  # limits were attributes before opset 11
@@ -171,8 +174,7 @@ def _limits(view: View, node: onnx.NodeProto) -> tuple[float, float] | None:
             return None
         if value is not None:
             limits[index] = float(np.asarray(value).reshape(()))
-    low, high = limits
-    return (low, high) if low <= high else None
+    return limits[0], limits[1]
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:

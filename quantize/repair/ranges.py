@@ -17,7 +17,8 @@ from quantize.plan import Range
 
 _Reals = NDArray[np.float64]
 
-_COARSE = 2.0 ** -(np.arange(49) / 4)
+_OCTAVE = 4
+_COARSE = 2.0 ** -(np.arange(12 * _OCTAVE + 1) / _OCTAVE)
 """Shares of a limit that are tried first: from 1 to 1/4096, a quarter of an octave apart."""
 
 _FINE = np.linspace(0.9, 1.1, 41)
@@ -72,7 +73,7 @@ def mse_optimal(
         int_0^t (u - rint u)^2 du = n / 12 + r^3 / 3,
 
     and beyond the grid's last value v to (u - v)^3 / 3; so the error of a bin is exact. Both limits
-    are searched by turns, coarsely and then finely, from a common share of both.
+    are searched by turns, coarsely and then finely, from the best pair of octaves.
 
     Args:
         seen: the exact range.
@@ -96,6 +97,8 @@ def mse_optimal(
     if symmetric or not whole.low or not whole.high:
         search.compare(search.low * _FINE, search.high * _FINE)
         return search.range
+    for low in lows[::_OCTAVE]:
+        search.compare(low, highs[::_OCTAVE])
     for _ in range(2):
         search.compare(search.low, highs)
         search.compare(lows, search.high)
