@@ -13,12 +13,15 @@ from quantize.graph.prepare import prepare
 from quantize.job import Job, open_job
 from quantize.measure import predictor
 from quantize.outcome import check_output
-from quantize.plan import OnProgress
+from quantize.plan import EngineName, OnProgress
 from quantize.probe import run_once
-from quantize.strategy import accept
+from quantize.remedies import WALKED
+from quantize.strategy import TRIED, accept, probe_size
 
 _PROBED = 32
 _INC_START_S = 8.0
+_WALK_COST = 5
+"""What the walk costs, in float runs of its images: two copies, node by node, and rounding."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,35 @@ def dry_run(
     prepared = prepare(job.model.proto, run_once, job.model.size)
     accept(job, prepared)
     if config.tuning.strategy.name in INC_STRATEGIES:
-        engines = ["inc"] * config.tuning.exit_policy.max_trials
-    else:
-        engines = [plan.engine for plan in plans(config, prepared.model)]
-    return _price(job, len(engines), engines.count("inc") * _INC_START_S)
+        return _loop_price(job)
+    return _ladder_price(job, [plan.engine for plan in plans(config, prepared.model)])
 
 
-def _price(job: Job, candidates: int, overhead: float) -> Price:
+def _loop_price(job: Job) -> Price:
+    """INC calibrates and evaluates anew for each candidate."""
+    count = job.config.tuning.exit_policy.max_trials
+    each = len(job.calibration.samples) + len(job.search.samples)
+    return _price(job, count, count * each, _INC_START_S)
+
+
+def _ladder_price(job: Job, engines: list[EngineName]) -> Price:
+    """One calibration an engine; each repair walks a few images; three judgements at most.
+
+    Nodes left float, the last resort, come on top.
+    """
+    repairs = len(TRIED) if engines[-1] == "onnxruntime" else 0
+    count = len(engines) + repairs
+    probed = count * probe_size(len(job.search.samples))
+    walked = repairs * min(WALKED, len(job.calibration.samples)) * _WALK_COST
+    runs = len(engines) * len(job.calibration.samples) + probed + walked
+    overhead = engines.count("inc") * _INC_START_S
+    return _price(job, count, runs + 3 * len(job.search.samples), overhead)
+
+
+def _price(job: Job, candidates: int, runs: int, overhead: float) -> Price:
     calibration, search = len(job.calibration.samples), len(job.search.samples)
     holdout = len(job.holdout.samples)
-    runs = candidates * (calibration + search) + search + 2 * holdout
-    seconds = runs * _seconds_per_image(job) + overhead
+    runs += search + 2 * holdout
     channels, height, width = job.model.size
     return Price(
         calibration,
@@ -89,7 +110,7 @@ def _price(job: Job, candidates: int, overhead: float) -> Price:
         holdout,
         candidates,
         runs,
-        seconds / 60,
+        (runs * _seconds_per_image(job) + overhead) / 60,
         (calibration + search) * channels * height * width * 4,
     )
 

@@ -187,10 +187,14 @@ def hands_of(
     )
 
 
+def probe_size(images: int) -> int:
+    """How many of the search images compare candidates."""
+    return min(images, max(_LEAST_PROBE, min(_MOST_PROBE, images // 8)))
+
+
 def _probe_images(job: Job, base: Reference) -> tuple[Reference, Images]:
     """The first images of the search set, which is shuffled, and the float answers to them."""
-    count = max(_LEAST_PROBE, min(_MOST_PROBE, base.evaluation.images // 8))
-    few = base.first(count)
+    few = base.first(probe_size(base.evaluation.images))
     kept = set(few.evaluation.digests)
     samples = tuple(sample for sample in job.search.samples if sample.digest in kept)
     return few, replace(job.search, samples=samples, drop_last=False, on_progress=None)
