@@ -14,7 +14,7 @@ import numpy as np
 
 from quantize.calibrate import calibrate
 from quantize.config import INC_STRATEGIES, Config
-from quantize.config.rules import FLOAT_TYPES, OpRule, pinned_float
+from quantize.config.rules import FLOAT_TYPES, OpRule, matching, pinned_float
 from quantize.engines import inc, ort
 from quantize.errors import ConfigError
 from quantize.files import make_folder, npz_bytes, write_atomic
@@ -117,7 +117,7 @@ class Workshop:
                 self.job.calibration.arrays(),
                 plan,
                 folder,
-                rules=inc_rules(self.job.config),
+                rules=inc_rules(self.job.config, self.prepared.model),
             )
             return io.load(path)
         finally:
@@ -232,17 +232,29 @@ _OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
 }
 
 
-def inc_rules(config: Config) -> inc.Rules:
-    """The configuration's rules and recipes in INC's form."""
-    types: dict[str, inc.OpConfig] = {}
-    names: dict[str, inc.OpConfig] = {}
+def inc_rules(config: Config, model: onnx.ModelProto) -> inc.Rules:
+    """The configuration's rules and recipes in INC's form.
+
+    Patterns become plain names: INC would match them with a machine that a pattern can stall.
+
+    Raises:
+        ConfigError: a pattern matches no node.
+    """
+    nodes = [(node.name, node.op_type) for node in model.graph.node]
+    kinds = dict(nodes)
+    types: dict[str, dict[str, dict[str, list[str | int]]]] = {}
+    names: dict[str, dict[str, dict[str, list[str | int]]]] = {}
     for rule in config.op_rules():
+        found = matching(rule, nodes)
         target = names if rule.scope == "op" else types
-        target[".*" if rule.scope == "model" else rule.pattern] = _inc_options(rule)
+        keys = found if rule.scope == "op" else sorted({kinds[name] for name in found})
+        for key in keys:
+            for part, options in _inc_options(rule).items():
+                target.setdefault(key, {}).setdefault(part, {}).update(options)
     return inc.Rules(types, names, config.quantization.recipes.model_dump())
 
 
-def _inc_options(rule: OpRule) -> inc.OpConfig:
+def _inc_options(rule: OpRule) -> dict[str, dict[str, list[str | int]]]:
     return {
         part: {key: list(values) for key, values in options.model_dump().items() if values}
         for part, options in (("weight", rule.weight), ("activation", rule.activation))

@@ -50,7 +50,7 @@ def inc_loop(
         loop=_loop(job.config, seconds),
         plan=base_plan("inc", job.config, workshop.prepared.model),
         folder=folder,
-        rules=inc_rules(job.config),
+        rules=inc_rules(job.config, workshop.prepared.model),
     )
     trials = _ours(job.config, result, judged, workshop, hands)
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from quantize.config import OpRule, parse_config, pinned_float
-from quantize.config.rules import ActivationRule, WeightRule
+from quantize.config.rules import ActivationRule, WeightRule, matching
 from quantize.errors import ConfigError
 
 FLOAT = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
@@ -142,3 +142,12 @@ def test_faulty_rules_are_named_down_to_the_key(options, message):
     with pytest.raises(ConfigError) as caught:
         rules(op_wise=options)
     assert message in str(caught.value)
+
+
+def test_a_rule_names_the_nodes_it_speaks_of():
+    nodes = [("fc", "Gemm"), ("conv1", "Conv"), ("conv2", "Conv")]
+    assert matching(OpRule("model", ".*"), nodes) == ("fc", "conv1", "conv2")
+    assert matching(OpRule("optype", "Co.*"), nodes) == ("conv1", "conv2")
+    assert matching(OpRule("op", "fc_MatMul"), nodes) == ("fc",)
+    with pytest.raises(ConfigError, match="conv3"):
+        matching(OpRule("op", "conv3"), nodes)

@@ -160,6 +160,20 @@ def pinned_float(rules: Sequence[OpRule], nodes: Iterable[tuple[str, str]]) -> t
     return tuple(name for index, (name, _) in enumerate(graph) if index in pinned)
 
 
+def matching(rule: OpRule, nodes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Names of the nodes that a rule speaks of, in the model's order; matched in linear time.
+
+    Args:
+        rule: one of `Config.op_rules()`.
+        nodes: name and operator type of each node, in the model's order.
+
+    Raises:
+        ConfigError: an `op_wise` pattern matches no node.
+    """
+    graph = tuple(nodes)
+    return tuple(graph[index][0] for index in sorted(_matched(rule, graph)))
+
+
 def _matched(rule: OpRule, graph: tuple[tuple[str, str], ...]) -> set[int]:
     """Indices of the nodes that a rule speaks of."""
     if rule.scope == "model":
