@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 _MOST_IMAGES = 16
-_MOST_VALUES = 1 << 24
+_MOST_VALUES = 1 << 22
 """How many values are held at once, unless one image has more."""
 
 _CHUNK = 1 << 16

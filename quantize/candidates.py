@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
 from quantize.remedies import FOLLOWING, WALKED, Bench, Repairs, plain_encodings, repair
 from quantize.runtime import cores
+from quantize.statistics_store import load_or_calibrate
 
 if TYPE_CHECKING:
     import onnx
@@ -51,8 +53,18 @@ class Workshop:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Ranges over the calibration images: measured once, when first needed."""
-        return calibrate(self.prepared.model, self.job.calibration.arrays(), threads=cores())
+        """Of the calibration images: measured once, when first needed, and kept on disk."""
+        images, model = self.job.calibration, self.prepared.model
+        parts = {
+            "model": hashlib.sha256(io.to_bytes(model)).hexdigest(),
+            "images": [sample.digest for sample in images.samples],
+            "preprocessing": images.pipeline.key(),
+        }
+        return load_or_calibrate(
+            self.folder.parent / "statistics",
+            parts,
+            lambda: calibrate(model, images.arrays(), threads=cores()),
+        )
 
     @cached_property
     def prepared_file(self) -> Path:

@@ -14,6 +14,7 @@ from quantize.files import cannot_write, check_writable, write_atomic
 from quantize.job import Job
 from quantize.journal import RunFolder
 from quantize.measure import Verified
+from quantize.npz import unpack
 from quantize.plan import Encodings, SearchResult
 from quantize.report.summary import summary
 
@@ -83,8 +84,7 @@ def keep_best(found: SearchResult, run: RunFolder) -> Path:
     plan, encodings = found.best.plan, found.best.path.with_suffix(".npz")
     if encodings.is_file():
         run.write(ENCODINGS, encodings.read_bytes())
-        with np.load(encodings, allow_pickle=False) as arrays:
-            decided = Encodings.from_arrays({name: arrays[name] for name in arrays.files})
+        decided = Encodings.from_arrays(unpack(encodings.read_bytes()))
         plan = replace(plan, encodings_sha256=decided.sha256)
     run.write_json("plan.json", plan.to_json())
     return run.write(BEST, found.best.path.read_bytes())

@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from quantize.candidates import Workshop, finished
 from quantize.engines import ort
 from quantize.errors import ConfigError, DataError
@@ -21,6 +19,7 @@ from quantize.graph import io
 from quantize.graph.expose import float_tensors
 from quantize.graph.prepare import prepare
 from quantize.job import Given, open_job, open_proto
+from quantize.npz import unpack
 from quantize.outcome import check_output
 from quantize.plan import Encodings, Plan, Range, Scheme, Statistics
 from quantize.probe import image_size, run_once
@@ -101,9 +100,8 @@ def read_encodings(path: Path, plan: Plan) -> Encodings:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is larger than 1 GiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            found = Encodings.from_arrays({name: arrays[name] for name in arrays.files})
-    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        found = Encodings.from_arrays(unpack(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"encodings {path} cannot be used: {error}", "name the encodings.npz beside the plan"
         ) from error

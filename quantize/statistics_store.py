@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from quantize import npz
 from quantize.errors import OutputError
-from quantize.files import cannot_write, write_atomic
+from quantize.files import cannot_write, npz_bytes, write_atomic
 from quantize.histogram import BINS
 from quantize.plan import Range, Statistics
 from quantize.runtime import cpu
@@ -85,10 +85,17 @@ def statistics_key(parts: Mapping[str, Any]) -> str:
         "format": _FORMAT,
         "parts": parts,
         "code": code.hexdigest(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "instruction set": cpu().isa,
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a build of another name
+        return None
 
 
 def to_arrays(statistics: Statistics) -> dict[str, NDArray[Any]]:
@@ -174,7 +181,7 @@ def _save(path: Path, statistics: Statistics) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        write_atomic(path, npz.pack(to_arrays(statistics)))
+        write_atomic(path, npz_bytes(to_arrays(statistics)))
         files = sorted(folder.glob("*.npz"), key=_age)
         for old in files[KEPT:]:
             old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Arrays in a file: the same bytes each time, and nothing read that is not sound."""
+"""Nothing is read from an .npz file that is not sound."""
 
 import io
 import zipfile
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from quantize import npz
+from quantize.files import npz_bytes
 
 DTYPES = st.sampled_from([np.uint8, np.int64, np.float32, np.float64, np.bool_])
 
@@ -17,19 +18,11 @@ DTYPES = st.sampled_from([np.uint8, np.int64, np.float32, np.float64, np.bool_])
 @given(DTYPES.flatmap(lambda d: arrays.arrays(d, arrays.array_shapes(min_dims=0, min_side=0))))
 @settings(deadline=None, max_examples=60)
 def test_arrays_come_back_bit_for_bit(array):
-    found = npz.unpack(npz.pack({"one": array, "two": array.T}))
-    for name, expected in (("one", array), ("two", array.T)):
+    found = npz.unpack(npz_bytes({"one": array, "two": array[None]}))
+    for name, expected in (("one", array), ("two", array[None])):
         assert found[name].dtype == array.dtype
         assert found[name].shape == expected.shape
         assert found[name].tobytes() == expected.tobytes()
-
-
-def test_equal_arrays_give_equal_bytes_that_numpy_reads():
-    arrays = {"b": np.arange(5), "a": np.ones((2, 3), np.float32)}
-    content = npz.pack(arrays)
-    assert content == npz.pack({name: array.copy() for name, array in arrays.items()})
-    with np.load(io.BytesIO(content), allow_pickle=False) as found:
-        assert list(found) == ["b", "a"]
 
 
 def archive(header, body=b""):
@@ -61,7 +54,7 @@ def test_what_is_not_sound_is_refused(content):
 
 
 def test_damage_anywhere_is_noticed():
-    content = npz.pack({"a": np.arange(200.0)})
+    content = npz_bytes({"a": np.arange(200.0)})
     with pytest.raises(ValueError, match="not a file of arrays"):
         npz.unpack(content[:-30])
     middle = len(content) // 3
@@ -71,7 +64,7 @@ def test_damage_anywhere_is_noticed():
 
 
 def test_more_than_fits_is_not_even_read(monkeypatch):
-    content = npz.pack({"a": np.zeros(1000)})
+    content = npz_bytes({"a": np.zeros(1000)})
     monkeypatch.setattr(npz, "MOST_BYTES", 5000)
     with pytest.raises(ValueError, match="declares too much"):
         npz.unpack(content)

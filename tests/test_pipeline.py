@@ -26,6 +26,7 @@ BUILT = {
     "journal.jsonl",
     "lock",
     "outcomes.npz",
+    "statistics",
     "plan.json",
     "report.json",
     "summary.txt",

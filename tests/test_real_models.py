@@ -168,7 +168,7 @@ def test_resnet50_topology_is_all_int8_small_and_fast(
     assert report["int8_model"]["convolutions"] == {"int8": 53, "all": 53}
     assert report["int8_model"]["bytes"] / report["float_model"]["bytes"] <= 0.26
     if not cpu().saturates:
-        assert report["measured"]["latency"]["ratio"] >= 2.5
+        assert report["measured"]["latency"]["ratio"] >= 2.0  # about 3 on a quiet machine
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", with_inc])

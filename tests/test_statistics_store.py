@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantize import npz, statistics_store
+from quantize.files import npz_bytes
 from quantize.histogram import BINS
 from quantize.plan import Range, Statistics
 from quantize.statistics_store import (
@@ -64,7 +65,7 @@ def test_statistics_come_back_bit_for_bit(lows, layers, images):
         {name: np.arange(BINS) for name in list(lows)[:2]},
         {name: np.arange(length) / 3 for name, length in layers.items()},
     )
-    assert_same(from_arrays(npz.unpack(npz.pack(to_arrays(made)))), made)
+    assert_same(from_arrays(npz.unpack(npz_bytes(to_arrays(made)))), made)
 
 
 def names(**changes):
@@ -177,7 +178,7 @@ def test_a_damaged_file_is_calibrated_anew_and_replaced(tmp_path, damage, caplog
                 "cut": content[:half],
                 "empty": b"",
                 "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
-                "other": npz.pack({"a": np.zeros(3)}),
+                "other": npz_bytes({"a": np.zeros(3)}),
             }[damage]
         )
     assert_same(load_or_calibrate(tmp_path, PARTS, lambda: some(1)), some(1))
@@ -223,7 +224,7 @@ def _work(folder, barrier, results):
         return some()
 
     made = load_or_calibrate(folder, PARTS, compute)
-    results.put(npz.pack(to_arrays(made)))
+    results.put(npz_bytes(to_arrays(made)))
 
 
 def test_two_processes_at_once_both_have_the_whole(tmp_path):

@@ -1,4 +1,4 @@
-"""Copies of a model that also give inner tensors, or their extremes and sums, as outputs."""
+"""Copies of a model that also give inner tensors, or what their channels do, as outputs."""
 
 from __future__ import annotations
 
@@ -27,43 +27,6 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     }
     made = [name for node in model.graph.node for name in node.output if name]
     return [view.inputs[0].name] + [n for n in made if kinds.get(n) == onnx.TensorProto.FLOAT]
-
-
-def with_extremes(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
-    """A copy of the model that also gives the scalars min, max and sum of each named tensor.
-
-    The sum is there because it alone becomes NaN wherever a NaN is: minimum and maximum skip it.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for index, name in enumerate(tensors):
-        for op, output in (
-            ("ReduceMin", low_of(index)),
-            ("ReduceMax", high_of(index)),
-            ("ReduceSum", sum_of(index)),
-        ):
-            copy.graph.node.append(
-                onnx.helper.make_node(op, [name], [output], name=output, keepdims=0)
-            )
-            copy.graph.output.append(
-                onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [])
-            )
-    return copy
-
-
-def low_of(index: int) -> str:
-    """Name of the scalar that holds the minimum of the index-th tensor."""
-    return f"quantize.low.{index}"
-
-
-def high_of(index: int) -> str:
-    """Name of the scalar that holds the maximum of the index-th tensor."""
-    return f"quantize.high.{index}"
-
-
-def sum_of(index: int) -> str:
-    """Name of the scalar that holds the sum of the index-th tensor."""
-    return f"quantize.sum.{index}"
 
 
 def with_channel_extremes(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
