@@ -175,8 +175,9 @@ def test_biases_survive_in_int32(bench, form):
         ]
         assert held[name].dtype == np.int32
         unit = bias_unit(made, held, name, f"{layer.weight}_scale")
-        back = held[name] * unit
-        assert (np.abs(back - encodings.biases[layer.name]) <= unit * 0.51).all()
+        back, bias = held[name] * unit, encodings.biases[layer.name]
+        # Where the unit is tiny, float32 itself is the coarser grid.
+        assert (np.abs(back - bias) <= unit * 0.51 + np.finfo(np.float32).eps * np.abs(bias)).all()
 
 
 def bias_unit(made, held, bias, weight_scale):
