@@ -26,7 +26,15 @@ from quantize.graph.prepare import Prepared
 from quantize.graph.shield import shield_float_layers
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
-from quantize.remedies import FOLLOWING, WALKED, Bench, Repairs, plain_encodings, repair
+from quantize.remedies import (
+    FOLLOWING,
+    WALKED,
+    Bench,
+    Repairs,
+    plain_encodings,
+    repair,
+    rounded_from,
+)
 from quantize.runtime import cores
 from quantize.statistics_store import load_or_calibrate
 
@@ -104,6 +112,17 @@ class Workshop:
             self._repairs[wanted.key] = repair(self._bench, wanted)
         return self._repairs[wanted.key].leaving(plan.keep_float)
 
+    def rounded_from(self, plan: Plan) -> tuple[onnx.ModelProto, Statistics | None]:
+        """The float model whose weights the plan rounds, and the statistics of its tensors.
+
+        None stands for statistics that INC took by itself.
+        """
+        if plan.engine == "inc":
+            return self.prepared.model, None
+        if not plan.repairs:
+            return self.prepared.model, self.statistics
+        return rounded_from(self._bench, plan)
+
     @cached_property
     def _bench(self) -> Bench:
         few = self.job.calibration.spread(WALKED)
@@ -113,6 +132,7 @@ class Workshop:
             np.concatenate(list(few.arrays())),
             cores(),
             frozenset(base_plan("onnxruntime", self.job.config, self.prepared.model).keep_float),
+            self.job.calibration.deadline,
         )
 
     def _by_onnxruntime(self, plan: Plan) -> onnx.ModelProto:
@@ -130,6 +150,7 @@ class Workshop:
                 plan,
                 folder,
                 rules=inc_rules(self.job.config, self.prepared.model),
+                deadline=self.job.calibration.deadline,
             )
             return io.load(path)
         finally:

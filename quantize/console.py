@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,16 @@ class ProgressPrinter:
             self._show_bar(step)
         else:
             self._print_line(step)
+
+    def tell(self, lines: Iterable[str]) -> None:
+        """Print lines between the bars."""
+        text = "".join(f"{printable(line)}\n" for line in lines)
+        if self._bar is not None:
+            self._bar.console.print(text, end="", markup=False, highlight=False)
+            return
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def _show_bar(self, step: Progress) -> None:
         if self._bar is None:

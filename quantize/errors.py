@@ -7,7 +7,7 @@
     ├── OutputError          a path that cannot be written, a full disk
     ├── RunFolderError       a run folder in use or from something else
     ├── EngineError          a quantization engine that is missing or failed
-    └── BudgetError          exit 3: the time budget was spent before the first candidate
+    └── BudgetError          exit 3: the time budget is spent
     Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
                              KeyboardInterrupt it is no Exception, so that nothing swallows it
 
@@ -59,7 +59,7 @@ class EngineError(QuantizeError):
 
 
 class BudgetError(QuantizeError):
-    """The time budget was spent before any candidate was finished."""
+    """The time budget is spent; whatever was finished is kept."""
 
     exit_code = 3
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantize.answers import Answers, Rows
 from quantize.errors import DataError, ModelError
 from quantize.plan import TOP_K, Batch, Evaluation, Fidelity
 from quantize.runtime import Predict
@@ -60,17 +62,29 @@ def top_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K].astype(np.int64)
 
 
-def reference(predict: Predict, batches: Iterable[Batch]) -> Reference:
-    """Run the float model and keep its logits: for sets small enough to hold, 4 N K bytes."""
-    kept: list[NDArray[np.float32]] = []
+def reference(
+    predict: Predict, batches: Iterable[Batch], answers: Answers | None = None
+) -> Reference:
+    """Run the float model and keep its logits: for sets small enough to hold, 4 N K bytes.
 
-    def keep(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits = predict(images)
-        kept.append(logits)
-        return logits
+    Args:
+        predict: images float32 [N,C,H,W] -> logits float32 [N,K].
+        batches: the images.
+        answers: keeps a row for each image; may hold those of images that are not in `batches`.
 
-    evaluation = evaluate(keep, batches)
-    return Reference(evaluation, np.concatenate(kept))
+    Raises:
+        DataError: there is no image, or a label is not a class of the model.
+        ModelError: the model gives NaN.
+    """
+    answers = answers or Answers()
+    for batch in batches:
+        logits = checked(batch, predict(batch.images))
+        rows = _rows(batch, logits_row(logits.shape[1]))
+        rows["logits"] = logits
+        answers.add(rows)
+    rows = _all(answers)
+    logits = np.ascontiguousarray(rows["logits"])
+    return Reference(_evaluation(rows, top_classes(logits)), logits)
 
 
 def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
@@ -80,112 +94,171 @@ def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
         DataError: there is no image, or a label is not a class of the model.
         ModelError: the model gives NaN.
     """
-    tally = _Answers()
+    answers = Answers()
     for batch in batches:
-        tally.add(batch, predict(batch.images))
-    return tally.evaluation()
+        rows = _rows(batch, PAIR_ROW)
+        rows["float"] = _filled(top_classes(checked(batch, predict(batch.images))))
+        answers.add(rows)
+    rows = _all(answers)
+    return _evaluation(rows, rows["float"])
 
 
-def against(base: Reference, predict: Predict, batches: Iterable[Batch]) -> Comparison:
+def against(
+    base: Reference, predict: Predict, batches: Iterable[Batch], answers: Answers | None = None
+) -> Comparison:
     """Run the int8 model on the reference's images and compare.
+
+    Args:
+        base: the float model's answers.
+        predict: the int8 model.
+        batches: the reference's images, in the same order.
+        answers: as for `reference`.
 
     Raises:
         DataError: the batches are not the reference's images.
         ModelError: the int8 model gives NaN or has other classes.
     """
-    tally, closeness, start = _Answers(), _Closeness(), 0
+    answers = answers or Answers()
+    place = {digest: index for index, digest in enumerate(base.evaluation.digests)}
     for batch in batches:
-        logits = predict(batch.images)
-        end = start + len(logits)
-        if batch.digests != base.evaluation.digests[start:end]:
+        logits = checked(batch, predict(batch.images))
+        if not all(digest in place for digest in batch.digests):
             raise _other_images()
-        tally.add(batch, logits)
-        closeness.add(base.logits[start:end], logits)
-        start = end
-    if start != base.evaluation.images:
+        exact = base.logits[[place[digest] for digest in batch.digests]]
+        answers.add(_pair_rows(batch, exact, logits))
+    seen = _comparison(_all(answers))
+    if seen.float_.digests != base.evaluation.digests:
         raise _other_images()
-    return Comparison(base.evaluation, tally.evaluation(), closeness.fidelity())
+    return seen
 
 
 def _other_images() -> DataError:
     return DataError("the images changed while the models were compared", "run it again")
 
 
-def compare(predict_float: Predict, predict_int8: Predict, batches: Iterable[Batch]) -> Comparison:
+def compare(
+    predict_float: Predict,
+    predict_int8: Predict,
+    batches: Iterable[Batch],
+    answers: Answers | None = None,
+) -> Comparison:
     """Run both models in one pass: each image is decoded once and no logits are kept.
+
+    Args:
+        predict_float: the float model.
+        predict_int8: the int8 model.
+        batches: the images.
+        answers: as for `reference`.
 
     Raises:
         DataError: there is no image, or a label is not a class of the model.
         ModelError: a model gives NaN, or the two have not the same classes.
     """
-    floats, ints, closeness = _Answers(), _Answers(), _Closeness()
+    answers = answers or Answers()
     for batch in batches:
-        a, b = predict_float(batch.images), predict_int8(batch.images)
-        floats.add(batch, a)
-        ints.add(batch, b)
-        closeness.add(a, b)
-    return Comparison(floats.evaluation(), ints.evaluation(), closeness.fidelity())
+        a, b = (checked(batch, predict(batch.images)) for predict in (predict_float, predict_int8))
+        answers.add(_pair_rows(batch, a, b))
+    return _comparison(_all(answers))
 
 
-class _Answers:
-    """Gathers one model's answers batch by batch."""
+# ------------------------------------------------------------------------------- rows
 
-    def __init__(self) -> None:
-        self._top: list[NDArray[np.int64]] = []
-        self._labels: list[NDArray[np.int64]] = []
-        self._digests: list[str] = []
 
-    def add(self, batch: Batch, logits: NDArray[np.float32]) -> None:
-        classes = logits.shape[1]
-        if (batch.labels >= classes).any():
-            bad = int(np.argmax(batch.labels >= classes))
-            raise DataError(
-                f"label {batch.labels[bad]} of image {batch.digests[bad][:12]} is not one of the"
-                f" model's {classes} classes",
-                "check the label file, LabelShift and the class folders",
-            )
-        unusable = np.isnan(logits).any(axis=1)
-        if unusable.any():
-            raise ModelError(
-                f"the model's scores of image {batch.digests[int(np.argmax(unusable))][:12]} are"
-                " NaN",
-                "check the preprocessing and the model's weights",
-            )
-        self._top.append(top_classes(logits))
-        self._labels.append(batch.labels)
-        self._digests.extend(batch.digests)
+PAIR_ROW = np.dtype(
+    [
+        ("digest", "S64"),
+        ("label", "<i8"),
+        ("float", "<i8", (TOP_K,)),
+        ("int8", "<i8", (TOP_K,)),
+        ("signal", "<f8"),
+        ("noise", "<f8"),
+    ]
+)
+"""One image through both models: best classes, -1 behind the last, sum f^2 and sum (f - q)^2."""
 
-    def evaluation(self) -> Evaluation:
-        if not self._top:
-            raise DataError("there is no image to evaluate", "check the data path")
-        return Evaluation(
-            tuple(self._digests), np.concatenate(self._top), np.concatenate(self._labels)
+_NONE = -1
+
+
+def logits_row(classes: int) -> np.dtype[Any]:
+    """One image through the float model: its K logits."""
+    return np.dtype([("digest", "S64"), ("label", "<i8"), ("logits", "<f4", (classes,))])
+
+
+def checked(batch: Batch, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits, float32 [N,K].
+
+    Raises:
+        DataError: a label is not one of the K classes.
+        ModelError: a score is NaN.
+    """
+    classes = logits.shape[1]
+    if (batch.labels >= classes).any():
+        bad = int(np.argmax(batch.labels >= classes))
+        raise DataError(
+            f"label {batch.labels[bad]} of image {batch.digests[bad][:12]} is not one of the"
+            f" model's {classes} classes",
+            "check the label file, LabelShift and the class folders",
         )
+    unusable = np.isnan(logits).any(axis=1)
+    if unusable.any():
+        raise ModelError(
+            f"the model's scores of image {batch.digests[int(np.argmax(unusable))][:12]} are NaN",
+            "check the preprocessing and the model's weights",
+        )
+    return logits
 
 
-class _Closeness:
-    """Sums for SQNR and agreement, in float64."""
+def _rows(batch: Batch, row: np.dtype[Any]) -> Rows:
+    rows: Rows = np.zeros(len(batch.labels), row)
+    rows["digest"] = [digest.encode() for digest in batch.digests]
+    rows["label"] = batch.labels
+    return rows
 
-    def __init__(self) -> None:
-        self._signal = self._noise = 0.0
-        self._equal = self._images = 0
 
-    def add(self, exact: NDArray[np.float32], other: NDArray[np.float32]) -> None:
-        if exact.shape != other.shape:
-            raise ModelError(
-                f"one model has {exact.shape[1]} classes and the other {other.shape[1]}",
-                "compare a float model with the int8 model made from it",
-            )
-        f, q = exact.astype(np.float64), other.astype(np.float64)
-        # One image at a time, so that the sums do not depend on the batch size.
-        for signal, noise in zip((f * f).sum(axis=1), ((f - q) ** 2).sum(axis=1), strict=True):
-            self._signal += float(signal)
-            self._noise += float(noise)
-        self._equal += int((top_classes(exact)[:, 0] == top_classes(other)[:, 0]).sum())
-        self._images += len(exact)
+def _pair_rows(batch: Batch, exact: NDArray[np.float32], other: NDArray[np.float32]) -> Rows:
+    if exact.shape != other.shape:
+        raise ModelError(
+            f"one model has {exact.shape[1]} classes and the other {other.shape[1]}",
+            "compare a float model with the int8 model made from it",
+        )
+    rows = _rows(batch, PAIR_ROW)
+    f, q = exact.astype(np.float64), other.astype(np.float64)
+    rows["float"], rows["int8"] = _filled(top_classes(exact)), _filled(top_classes(other))
+    rows["signal"], rows["noise"] = (f * f).sum(axis=1), ((f - q) ** 2).sum(axis=1)
+    return rows
 
-    def fidelity(self) -> Fidelity:
-        return Fidelity(sqnr_db(self._signal, self._noise), self._equal / self._images)
+
+def _filled(top: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[N,TOP_K], with -1 where there are fewer classes."""
+    return np.pad(top, ((0, 0), (0, TOP_K - top.shape[1])), constant_values=_NONE)
+
+
+def _all(answers: Answers) -> Rows:
+    rows = answers.rows()
+    if rows is None:
+        raise DataError("there is no image to evaluate", "check the data path")
+    return rows
+
+
+def _evaluation(rows: Rows, top: NDArray[np.int64]) -> Evaluation:
+    classes = int((top[0] != _NONE).sum())
+    digests = tuple(str(digest, "ascii") for digest in rows["digest"].tolist())
+    return Evaluation(
+        digests, np.ascontiguousarray(top[:, :classes], np.int64), rows["label"].astype(np.int64)
+    )
+
+
+def _comparison(rows: Rows) -> Comparison:
+    equal = rows["float"][:, 0] == rows["int8"][:, 0]
+    # Exact sums: they depend neither on the batches nor on the order.
+    signal, noise = (_sum(rows[name].tolist()) for name in ("signal", "noise"))
+    fidelity = Fidelity(sqnr_db(signal, noise), float(equal.mean()))
+    return Comparison(_evaluation(rows, rows["float"]), _evaluation(rows, rows["int8"]), fidelity)
+
+
+def _sum(values: list[float]) -> float:
+    """Their sum, rounded once; NaN where one of them is not finite."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def sqnr_db(signal: float, noise: float) -> float:

@@ -18,6 +18,7 @@ from quantize.data.datasets import ImageFolder, Imagenet, as_samples, digest_sam
 from quantize.data.loader import Unreadable, batches
 from quantize.data.splits import Splits, split
 from quantize.data.transforms import Pipeline
+from quantize.deadline import NEVER, Deadline
 from quantize.errors import ConfigError, DataError, ModelError
 from quantize.files import sha256
 from quantize.graph import io
@@ -40,6 +41,13 @@ Given = Iterable[tuple[Any, int | None]]
 """Images from Python: (path | uint8 [H,W,3] | prepared float32 [C,H,W], label | None)."""
 
 
+@dataclass
+class Tally:
+    """How many images went through passes."""
+
+    images: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """Samples with their preprocessing: iterate to get batches, again and again.
@@ -55,6 +63,9 @@ class Images:
         drop_last: whether a last, smaller batch is left out.
         label_shift: what was subtracted from the labels.
         on_progress: told after each batch.
+        deadline: when a pass breaks off.
+        done: images of the list that need no pass any more; they count as seen.
+        tally: how many images went through passes, of this list and of parts of it.
         unreadable: what a pass could not use; of several passes, the one that lost the most.
     """
 
@@ -68,6 +79,9 @@ class Images:
     drop_last: bool = False
     label_shift: int = 0
     on_progress: OnProgress | None = None
+    deadline: Deadline = NEVER
+    done: frozenset[str] = frozenset()
+    tally: Tally = field(default_factory=Tally)
     unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -75,10 +89,11 @@ class Images:
 
         Raises:
             DataError: more images than allowed are unreadable.
+            BudgetError: the deadline passed.
         """
-        seen, bad = 0, Unreadable()
+        seen, bad = len(self.done), Unreadable()
         for batch in batches(
-            self.samples,
+            [sample for sample in self.samples if sample.digest not in self.done],
             self.pipeline,
             batch_size=self.batch_size,
             workers=self.workers,
@@ -86,8 +101,10 @@ class Images:
             cache=self.cache,
             drop_last=self.drop_last,
         ):
+            self.deadline.check()
             yield batch
             seen += len(batch.labels)
+            self.tally.images += len(batch.labels)
             if self.on_progress:
                 self.on_progress(Progress(self.name, seen + bad.count, len(self.samples)))
         if bad.count > self.unreadable.count:
@@ -97,6 +114,16 @@ class Images:
     def arrays(self) -> Iterator[NDArray[np.float32]]:
         """The images alone, float32 [N,C,H,W]."""
         return (batch.images for batch in self)
+
+    def without(self, done: frozenset[str]) -> Images:
+        """The same list, of which these digests need no pass any more."""
+        return replace(self, done=done)
+
+    def only(self, digests: Iterable[str]) -> Images:
+        """The samples with these digests, in the list's order."""
+        wanted = frozenset(digests)
+        chosen = tuple(sample for sample in self.samples if sample.digest in wanted)
+        return replace(self, samples=chosen, drop_last=False)
 
     def first(self, count: int) -> Images:
         """The first `count` samples, with the same preprocessing."""
@@ -160,11 +187,18 @@ class Job:
     search: Images
     holdout: Images
 
+    def searching_until(self, deadline: Deadline) -> Job:
+        """The same job whose calibration and search break off then; the verdict has its own."""
+        calibration = replace(self.calibration, deadline=deadline)
+        return replace(
+            self, calibration=calibration, search=replace(self.search, deadline=deadline)
+        )
+
     def key(self, versions: dict[str, str]) -> str:
-        """Sha256 of all that decides the outcome: inputs, settings, versions."""
+        """Sha256 of all that decides the outcome: inputs, settings, versions; not the budget."""
         parts = {
             "model": self.model.sha256,
-            "config": self.config.to_yaml(),
+            "config": self.config.without_budget().to_yaml(),
             "data": [self.calibration.digest, self.search.digest, self.holdout.digest],
             "versions": versions,
         }
@@ -189,6 +223,7 @@ def open_job(
     calibration: Given | None = None,
     evaluation: Given | None = None,
     on_progress: OnProgress | None = None,
+    deadline: Deadline = NEVER,
 ) -> Job:
     """Open and check all inputs of a tuning job.
 
@@ -199,6 +234,7 @@ def open_job(
         calibration: images from Python instead of the configured dataset.
         evaluation: likewise for search and verdict.
         on_progress: told while files are hashed and images are read.
+        deadline: when every pass over the images breaks off.
 
     Raises:
         ModelError, DataError, ConfigError: whatever is wrong with the inputs.
@@ -210,7 +246,7 @@ def open_job(
         log.warning("%s", note)
     holdout = config.evaluation.holdout
     judge_with = accuracy.dataloader or holdout or quantization.calibration.dataloader
-    images = partial(_images, config=config, on_progress=on_progress)
+    images = partial(_images, config=config, on_progress=on_progress, deadline=deadline)
     calibrate_with = quantization.calibration.dataloader
     calibrating = images("calibrate", splits.calibration, calibrate_with, cache=cache)
     searching = images("search", splits.search, judge_with, cache=cache)
@@ -263,7 +299,7 @@ def open_images(
     """
     loader = config.evaluation.accuracy.dataloader
     samples = _samples("evaluation", evaluation, loader, config, on_progress)
-    return _images("evaluate", samples, loader, config, None, on_progress)
+    return _images("evaluate", samples, loader, config, None, on_progress, NEVER)
 
 
 def open_proto(path: Path) -> onnx.ModelProto:
@@ -397,6 +433,7 @@ def _images(
     config: Config,
     cache: ArrayCache | None,
     on_progress: OnProgress | None,
+    deadline: Deadline,
 ) -> Images:
     return Images(
         name,
@@ -412,6 +449,7 @@ def _images(
         and len(samples) >= loader.batch_size,
         label_shift=config.evaluation.accuracy.label_shift,
         on_progress=on_progress,
+        deadline=deadline,
     )
 
 

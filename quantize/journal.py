@@ -13,12 +13,15 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import ItemsView, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from quantize.errors import RunFolderError
+from quantize.answers import AnswerFolder
+from quantize.errors import BudgetError, RunFolderError
 from quantize.files import TEMPORARY, cannot_write, make_folder, npz_bytes, sha256, write_atomic
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Scheme, Trial
 
@@ -26,7 +29,8 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
-_FIRST = frozenset({JOURNAL, "candidates", "samples"})
+ANSWERS = "answers"
+_FIRST = frozenset({JOURNAL, ANSWERS, "candidates", "samples"})
 
 
 class RunFolder:
@@ -34,34 +38,54 @@ class RunFolder:
 
     Args:
         path: the folder; made if absent.
+        given: JSON values that hold for every answer: package versions, instruction set.
+        fresh: forget an earlier run of the same job.
+
+    Attributes:
+        answers: each model's answers, image by image, until the run ends.
 
     Raises:
         RunFolderError: another process uses the folder.
         OutputError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, given: Mapping[str, Any] | None = None, *, fresh: bool = False
+    ) -> None:
         self.path = path
+        self.fresh = fresh
         self.candidates = path / "candidates"
+        self.answers = AnswerFolder(path / ANSWERS, given or {})
+        self._recalled: set[str] = set()
         self._entries: list[dict[str, Any]] = []
+        self._earlier: list[dict[str, Any]] = []
+        self._begun = False
         self._made = [made for made in (path / LOCK, path) if not os.path.lexists(made)]
         make_folder(path)
         self._lock = self._take_lock()
+        if fresh and (path / JOURNAL).exists():
+            self.answers.forget()
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._begun and isinstance(error, Exception) and not isinstance(error, BudgetError):
+            self.answers.forget_used()
         if not (self.path / JOURNAL).exists():
             self._vanish()
         self._lock.close()
 
-    def begin(self, key: str, *, fresh: bool) -> str:
+    def begin(self, key: str) -> str:
         """Continue the same job, or put another job's folder aside and start.
 
         Args:
             key: what decides the job's outcome, hashed.
-            fresh: forget an earlier run of the same job.
 
         Returns:
             `new`, `continued` or `finished`.
@@ -71,22 +95,25 @@ class RunFolder:
         """
         entries = _read(self.path / JOURNAL)
         same = bool(entries) and entries[0].get("key") == key
-        known = entries if same and not fresh else []
+        known = entries if same and not self.fresh else []
         if not entries:
             self._check_ours()
         try:
             if entries and not same:
                 self._put_aside()
             self._entries = known or [{"event": "begin", "key": key}]
+            self._earlier = list(known)
             self._rewrite()
             if not known:  # only now: a kill in between leaves a journal that knows nothing
                 self._clear()
         except OSError as error:
             raise cannot_write(self.path, error) from error
         make_folder(self.candidates)
+        self._begun = True
         if not known:
             return "new"
-        return "finished" if self.noted("end") else "continued"
+        end = self.noted("end")
+        return "finished" if end is not None and end.get("complete", True) else "continued"
 
     def remember(self, trial: Trial) -> None:
         """Make a finished trial durable."""
@@ -101,8 +128,16 @@ class RunFolder:
         wanted = _jsonable(plan.to_json())
         for entry in reversed(self._entries):
             if entry["event"] == "trial" and entry.get("path") and entry.get("plan") == wanted:
-                return self._restored(entry)
+                trial = self._restored(entry)
+                if trial is not None and entry in self._earlier:
+                    self._recalled.add(plan.key)
+                return trial
         return None
+
+    @property
+    def recalled(self) -> int:
+        """How many trials of an earlier run were used again."""
+        return len(self._recalled)
 
     def trials(self) -> tuple[Trial, ...]:
         """All finished trials, in order."""
@@ -113,9 +148,10 @@ class RunFolder:
         """Make another finished step durable."""
         self._append({"event": event, **values})
 
-    def noted(self, event: str) -> dict[str, Any] | None:
-        """The last such step, or None."""
-        return next((e for e in reversed(self._entries) if e["event"] == event), None)
+    def noted(self, event: str, **values: Any) -> dict[str, Any] | None:
+        """The last such step with these values, or None."""
+        wanted = {"event": event, **_jsonable(values)}.items()
+        return next((e for e in reversed(self._entries) if wanted <= _hashable(e)), None)
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write one file of the folder atomically.
@@ -196,7 +232,8 @@ class RunFolder:
         make_folder(aside)
         # The journal goes last: as long as it is here, the rest is known to be a run's.
         for child in sorted(self._children(), key=lambda child: child.name == JOURNAL):
-            child.rename(aside / child.name)
+            if child.name != ANSWERS:  # perhaps this job's first ones; their names tell
+                child.rename(aside / child.name)
         log.info("the run folder held another job; it is now %s", aside)
 
     def _check_ours(self) -> None:
@@ -210,7 +247,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for child in self._children():
-            if child.name == JOURNAL:
+            if child.name in (JOURNAL, ANSWERS):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 folder = child.is_dir() and not child.is_symlink()
@@ -253,6 +290,11 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _hashable(entry: dict[str, Any]) -> ItemsView[str, Any]:
+    """What of an entry can be compared: values that are no lists and no objects."""
+    return {k: v for k, v in entry.items() if not isinstance(v, dict | list)}.items()
 
 
 def _jsonable(value: Any) -> Any:

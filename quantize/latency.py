@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from quantize.deadline import NEVER, Deadline
 from quantize.plan import Latency, OnProgress, Progress
 from quantize.runtime import Session, cpu
 
@@ -47,6 +48,7 @@ def measure(
     *,
     floor: float | None = None,
     on_progress: OnProgress | None = None,
+    deadline: Deadline = NEVER,
 ) -> Latency:
     """Time both files on one image.
 
@@ -58,12 +60,14 @@ def measure(
         floor: a ratio to decide about: while the interval holds it, up to `_MORE` times as many
             rounds and seconds are spent.
         on_progress: told after each round.
+        deadline: when measuring breaks off.
 
     Returns:
         Medians, and the median of the rounds' ratios with its 95 % interval.
 
     Raises:
         ModelError: a file does not load or run.
+        BudgetError: the deadline passed.
     """
     both = (
         Session(float_model, threads=timing.threads),
@@ -80,6 +84,7 @@ def measure(
         while len(times) < timing.rounds * limit:
             if len(times) >= LEAST_ROUNDS and time.perf_counter() - start > timing.seconds * limit:
                 break
+            deadline.check()
             times.append(_round(runs, repeats, swapped=len(times) % 2 == 1))
             if on_progress:
                 on_progress(Progress("benchmark", len(times), timing.rounds * limit, "rounds"))

@@ -9,32 +9,32 @@ from typing import cast
 
 from quantize.candidates import Workshop, base_plan, inc_rules
 from quantize.config import Config
+from quantize.deadline import NEVER, Deadline
 from quantize.engines import inc
+from quantize.errors import BudgetError
 from quantize.graph import io
 from quantize.job import Job
 from quantize.plan import Latency, SearchResult, Trial
 from quantize.search import SLOW, Hands, Quality, closest
 
 
-def inc_loop(
-    job: Job, baseline: float, workshop: Workshop, hands: Hands, seconds: float
-) -> SearchResult:
+def inc_loop(job: Job, baseline: float, workshop: Workshop, hands: Hands) -> SearchResult:
     """Let INC search, then hold its candidates to goal and speed floor.
 
     INC's success is not yet ours: its choice comes first, then its other candidates that meet
     the goal, and the first that is also fast enough wins.
 
     Args:
-        job: the inputs.
+        job: the inputs; the loop ends with the deadline of its search images.
         baseline: what the float model scores on the search images (a ratio).
         workshop: knows the prepared file.
         hands: judge, time, remember.
-        seconds: until the time budget is spent, 0 for no limit.
 
     Raises:
         EngineError: INC is missing or failed before its first candidate.
     """
     judged: dict[Path, Quality] = {}
+    finished: list[inc.IncTrial] = []
 
     def evaluate(path: Path) -> float:
         if path == workshop.prepared_file:
@@ -43,15 +43,19 @@ def inc_loop(
         return score(judged[path])
 
     folder = workshop.folder / "inc"
-    result = inc.tune(
-        workshop.prepared_file,
-        job.calibration.arrays(),
-        evaluate,
-        loop=_loop(job.config, seconds),
-        plan=base_plan("inc", job.config, workshop.prepared.model),
-        folder=folder,
-        rules=inc_rules(job.config, workshop.prepared.model),
-    )
+    try:
+        result = inc.tune(
+            workshop.prepared_file,
+            job.calibration.arrays(),
+            evaluate,
+            loop=_loop(job.config, job.search.deadline),
+            plan=base_plan("inc", job.config, workshop.prepared.model),
+            folder=folder,
+            rules=inc_rules(job.config, workshop.prepared.model),
+            on_trial=finished.append,
+        )
+    except BudgetError as error:
+        result = inc.IncResult(tuple(finished), None, error.message, baseline)
     trials = _ours(job.config, result, judged, workshop, hands)
     shutil.rmtree(folder, ignore_errors=True)
     for trial in trials:
@@ -70,14 +74,14 @@ def score(seen: Quality) -> float:
     return seen.fidelity.agreement if seen.accuracy is None else seen.accuracy
 
 
-def _loop(config: Config, seconds: float) -> inc.Loop:
+def _loop(config: Config, deadline: Deadline) -> inc.Loop:
     policy = config.tuning.exit_policy
     return inc.Loop(
         strategy=cast(inc.StrategyName, config.tuning.strategy.name),
         goal=config.goal(),
         sampling_sizes=config.quantization.calibration.sampling_size,
         max_trials=1 if policy.performance_only else policy.max_trials,
-        timeout_s=seconds,
+        timeout_s=0.0 if deadline == NEVER else max(1.0, deadline.left),
         seed=config.tuning.random_seed,
     )
 
@@ -102,7 +106,7 @@ def _ours(
         if theirs.path in keep and not theirs.note and not settled:
             name = f"{plan.key}-{theirs.path.stem}.onnx"
             kept = workshop.finish(io.load(theirs.path), name)
-            latency = hands.time(kept)
+            latency = _timed(kept, hands)
         accepted = seen.good and latency is not None and hands.fast_enough(latency)
         settled = settled or accepted
         note = theirs.note or _note(seen, latency, hands)
@@ -119,6 +123,14 @@ def _ours(
             )
         )
     return trials
+
+
+def _timed(path: Path, hands: Hands) -> Latency | None:
+    """The file's time, or None if there is no time left to measure it."""
+    try:
+        return hands.time(path)
+    except BudgetError:
+        return None
 
 
 def _note(seen: Quality, latency: Latency | None, hands: Hands) -> str:

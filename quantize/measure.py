@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantize.answers import AnswerFolder, Answers
 from quantize.config import Config
 from quantize.errors import ConfigError
-from quantize.evaluation import Comparison, compare
+from quantize.evaluation import PAIR_ROW, Comparison, compare
 from quantize.evaluation import evaluate as run_evaluation
+from quantize.files import sha256
 from quantize.graph import io
 from quantize.graph.head import expose_logits
 from quantize.graph.view import signature
@@ -118,22 +120,46 @@ def verify_files(
     goal: Goal,
     timing: Timing,
     on_progress: OnProgress | None = None,
+    answers: AnswerFolder | None = None,
 ) -> Verified:
     """The same on opened images: both files are read again from disk.
+
+    Args:
+        model: the float classifier.
+        int8_model: the int8 file.
+        images: the holdout; its deadline holds for the timing, too.
+        goal: what is asked.
+        timing: threads, warm-up and rounds.
+        on_progress: told while it works.
+        answers: keeps each image's answers as they come, and gives back those of a run that was
+            cut short; None: nothing is kept.
 
     Raises:
         DataError: the float model is no better than chance on the labels.
         ModelError: a file does not load, or the two do not take and give the same.
+        BudgetError: the images' deadline passed.
     """
     check_same_signature(model, int8_model)
     predict = predictor(model.path)
-    comparison = compare(predict, predictor(int8_model), images)
+    with pairs("verify", answers, model, int8_model, images) as kept:
+        todo = images.without(kept.done)
+        comparison = compare(predict, predictor(int8_model), todo, kept)
     if goal.kind != "agreement":
         check_above_chance(comparison.float_, images, predict, model.classes)
     latency = time_files(
         model.path, int8_model, images, timing, floor=goal.speed_floor, on_progress=on_progress
     )
     return Verified(judge(comparison, goal, latency, cpu()), comparison)
+
+
+def pairs(
+    what: str, folder: AnswerFolder | None, model: FloatModel, int8_model: Path, images: Images
+) -> Answers:
+    """Where the answers of both models to these images are kept."""
+    if folder is None:
+        return Answers()
+    parts = {"float": model.sha256, "int8": sha256(int8_model), "images": images.digest}
+    return folder.of(what, PAIR_ROW, parts, [sample.digest for sample in images.samples])
 
 
 def time_files(
@@ -155,6 +181,7 @@ def time_files(
         timing,
         floor=floor,
         on_progress=on_progress,
+        deadline=images.deadline,
     )
 
 

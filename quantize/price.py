@@ -1,20 +1,26 @@
-"""`tune --dry-run`: every input checked, and what the run would cost."""
+"""What a run will cost: told before it starts, and by `tune --dry-run` instead of it."""
 
 from __future__ import annotations
 
+import math
+import resource
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from quantize.candidates import plans
 from quantize.config import INC_STRATEGIES, Config, check_tunable
-from quantize.graph.prepare import prepare
+from quantize.deadline import NEVER, Deadline
+from quantize.graph.expose import float_tensors
+from quantize.graph.prepare import Prepared, prepare
 from quantize.job import Job, open_job
-from quantize.measure import predictor
+from quantize.measure import predictor, timing_of
 from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
-from quantize.probe import run_once
+from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
 from quantize.strategy import TRIED, accept, probe_size
 
@@ -22,6 +28,9 @@ _PROBED = 32
 _INC_START_S = 8.0
 _WALK_COST = 5
 """What the walk costs, in float runs of its images: two copies, node by node, and rounding."""
+
+_MODEL_COPIES = 8
+"""Copies of the float weights that are alive at once: graphs, sessions and what they pack."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,9 @@ class Price:
         calibration: images to calibrate on; likewise search and holdout.
         candidates: int8 models that would be tried at most.
         image_runs: images through a model in all, at most.
-        minutes: estimate, from a probe of a few images here and now.
+        minutes: estimate, from a few images here and now.
+        verify_seconds: the verdict's part of it.
+        memory_bytes: estimate of the process's peak.
         cache_bytes: disk for prepared images between passes.
     """
 
@@ -42,6 +53,8 @@ class Price:
     candidates: int
     image_runs: int
     minutes: float
+    verify_seconds: float
+    memory_bytes: int
     cache_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -51,13 +64,17 @@ class Price:
     def lines(self) -> list[str]:
         """The same for people."""
         return [
-            "every input is fine",
             f"images     calibration {self.calibration}, search {self.search},"
             f" holdout {self.holdout}",
             f"candidates at most {self.candidates}, {self.image_runs} images through a model",
             f"time       about {self.minutes:.1f} minutes here",
+            f"memory     about {self.memory_bytes / 2**20:.0f} MiB",
             f"disk       {self.cache_bytes / 2**20:.0f} MiB for prepared images, given back",
         ]
+
+
+OnPrice = Callable[[Price], None]
+"""Told once, when the price of a run is known and nothing is spent yet."""
 
 
 def dry_run(
@@ -73,19 +90,36 @@ def dry_run(
     job = open_job(model, config, None, on_progress=on_progress)
     prepared = prepare(job.model.proto, run_once, job.model.size)
     accept(job, prepared)
-    if config.tuning.strategy.name in INC_STRATEGIES:
-        return _loop_price(job)
-    return _ladder_price(job, [plan.engine for plan in plans(config, prepared.model)])
+    return price_of(job, prepared)
 
 
-def _loop_price(job: Job) -> Price:
+def price_of(job: Job, prepared: Prepared) -> Price:
+    """The price of an accepted job, from a few images here and now."""
+    if job.config.tuning.strategy.name in INC_STRATEGIES:
+        return _loop_price(job, prepared)
+    engines = [plan.engine for plan in plans(job.config, prepared.model)]
+    return _ladder_price(job, prepared, engines)
+
+
+def search_deadline(deadline: Deadline, price: Price) -> Deadline:
+    """When the search has to end so that the verdict is reached before the deadline.
+
+    The verdict gets what it is estimated to need, and half as much again for a busy machine; at
+    most half of the time that is left.
+    """
+    if deadline == NEVER:
+        return NEVER
+    return deadline.earlier(min(1.5 * price.verify_seconds, max(0.0, deadline.left) / 2))
+
+
+def _loop_price(job: Job, prepared: Prepared) -> Price:
     """INC calibrates and evaluates anew for each candidate."""
     count = job.config.tuning.exit_policy.max_trials
     each = len(job.calibration.samples) + len(job.search.samples)
-    return _price(job, count, count * each, _INC_START_S)
+    return _price(job, count, count * each, _INC_START_S, _memory(job, prepared, 0))
 
 
-def _ladder_price(job: Job, engines: list[EngineName]) -> Price:
+def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Price:
     """One calibration an engine; each repair walks a few images; three judgements at most.
 
     Nodes left float, the last resort, come on top.
@@ -93,31 +127,56 @@ def _ladder_price(job: Job, engines: list[EngineName]) -> Price:
     repairs = len(TRIED) if engines[-1] == "onnxruntime" else 0
     count = len(engines) + repairs
     probed = count * probe_size(len(job.search.samples))
-    walked = repairs * min(WALKED, len(job.calibration.samples)) * _WALK_COST
+    images = min(WALKED, len(job.calibration.samples)) if repairs else 0
+    walked = repairs * images * _WALK_COST
     runs = len(engines) * len(job.calibration.samples) + probed + walked
     overhead = engines.count("inc") * _INC_START_S
-    return _price(job, count, runs + 3 * len(job.search.samples), overhead)
+    runs += 3 * len(job.search.samples)
+    return _price(job, count, runs, overhead, _memory(job, prepared, images))
 
 
-def _price(job: Job, candidates: int, runs: int, overhead: float) -> Price:
+def _price(job: Job, candidates: int, runs: int, overhead: float, memory: int) -> Price:
     calibration, search = len(job.calibration.samples), len(job.search.samples)
     holdout = len(job.holdout.samples)
-    runs += search + 2 * holdout
+    each = _seconds_per_image(job)
+    timed = timing_of(job.config).seconds
     channels, height, width = job.model.size
     return Price(
         calibration,
         search,
         holdout,
         candidates,
-        runs,
-        (runs * _seconds_per_image(job) + overhead) / 60,
+        runs + search + 2 * holdout,
+        ((runs + search + 2 * holdout) * each + overhead + 2 * timed) / 60,
+        2 * holdout * each + timed,
+        memory,
         (calibration + search) * channels * height * width * 4,
     )
 
 
 def _seconds_per_image(job: Job) -> float:
-    few = job.holdout.first(_PROBED)
+    few = job.holdout.spread(_PROBED)
     predict = predictor(job.model.path)
     start = time.perf_counter()
     seen = sum(len(predict(batch.images)) for batch in few)
     return (time.perf_counter() - start) / max(1, seen)
+
+
+def _memory(job: Job, prepared: Prepared, walked: int) -> int:
+    """Bytes: what the process has now, the weights' copies, and what a walk's widest node holds.
+
+    A node of the walk has its input and its output in float and rounded, for all walked images.
+    """
+    unit = 1 << 10 if sys.platform == "linux" else 1
+    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    shapes = shapes_of(prepared.model, float_tensors(prepared.model), job.model.size)
+    sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    widest = max(
+        (
+            sum(sizes.get(name, 0) for name in (*node.input, *node.output))
+            for node in prepared.model.graph.node
+        ),
+        default=0,
+    )
+    weights = job.model.path.stat().st_size
+    return now + _MODEL_COPIES * weights + 2 * walked * widest

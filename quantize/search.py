@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from quantize.errors import EngineError, ModelError
+from quantize.errors import BudgetError, EngineError, ModelError
 from quantize.plan import Fidelity, Latency, Outcome, Plan, SearchResult, Trial
 
 log = logging.getLogger(__name__)
@@ -82,10 +82,6 @@ class Hands:
     expired: Callable[[], bool]
 
 
-class _SpentError(Exception):
-    """The time budget is spent."""
-
-
 @dataclass
 class _Ladder:
     """The trials so far.
@@ -106,7 +102,7 @@ class _Ladder:
         if known is not None:
             return known
         if self.trials and self.hands.expired():
-            raise _SpentError
+            raise BudgetError(EXPIRED)
         trial = self.hands.recall(plan)
         if trial is None:
             trial = _probe(plan, below, self.hands)
@@ -119,7 +115,7 @@ class _Ladder:
         if trial.path is None or trial.outcome is not None:
             return trial
         if self.hands.expired():
-            raise _SpentError
+            raise BudgetError(EXPIRED)
         richer = _judge(trial, trial.path, self.hands)
         self.trials = [richer if t is trial else t for t in self.trials]
         self.hands.remember(richer)
@@ -154,7 +150,7 @@ def guided(
     ladder = _Ladder(hands)
     try:
         return _climb(ladder, plain, repairs, rank)
-    except _SpentError:
+    except BudgetError:
         return ladder.result(ladder.left, EXPIRED)
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 
+from quantize.answers import AnswerFolder, Answers
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
 from quantize.errors import BudgetError, EngineError, ModelError
-from quantize.evaluation import Reference, against, reference
+from quantize.evaluation import Reference, against, logits_row, reference
 from quantize.graph.coverage import coverage
 from quantize.graph.prepare import Prepared
 from quantize.job import Images, Job, check_readable
 from quantize.journal import RunFolder
 from quantize.latency import meets_floor
 from quantize.loops import inc_loop, settled
-from quantize.measure import predictor, time_files, timing_of
+from quantize.measure import pairs, predictor, time_files, timing_of
 from quantize.paired import decide_agreement, decide_drop, drop, margin
 from quantize.plan import Evaluation, Goal, Latency, Outcome, Plan, SearchResult
 from quantize.probe import shapes_of
@@ -36,8 +36,13 @@ SEARCH_CONFIDENCE = 0.9
 _LEAST_PROBE, _MOST_PROBE = 16, 64
 
 
-def accept(job: Job, prepared: Prepared) -> Reference:
-    """All that can refuse a job on sight of its content; nothing is written.
+def accept(job: Job, prepared: Prepared, answers: AnswerFolder | None = None) -> Reference:
+    """All that can refuse a job on sight of its content; nothing is written but `answers`.
+
+    Args:
+        job: the inputs.
+        prepared: the working copy.
+        answers: keeps the float model's answers as they come; None: in memory only.
 
     Returns:
         The float model's answers on the search images.
@@ -49,32 +54,41 @@ def accept(job: Job, prepared: Prepared) -> Reference:
     check_readable(job.calibration)
     check_plans(job.config, prepared.model)
     predict = predictor(job.model.path)
-    base = reference(predict, job.search)
+    with _float_answers(job, answers) as kept:
+        base = reference(predict, job.search.without(kept.done), kept)
     check_float(job, base.evaluation, predict)
     return base
 
 
-def find(
-    job: Job, base: Reference, workshop: Workshop, run: RunFolder, started: float
-) -> SearchResult:
+def _float_answers(job: Job, folder: AnswerFolder | None) -> Answers:
+    """Where the float model's logits of the search images are kept."""
+    if folder is None:
+        return Answers()
+    parts = {"float": job.model.sha256, "images": job.search.digest}
+    wanted = [sample.digest for sample in job.search.samples]
+    return folder.of("search", logits_row(job.model.classes), parts, wanted)
+
+
+def find(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> SearchResult:
     """Search for a candidate that meets goal and floor on the search images.
+
+    It ends with the best so far when the deadline of the job's search images passes.
 
     Args:
         job: the inputs.
         base: the float model's answers on the search images.
         workshop: writes candidates.
         run: remembers finished trials.
-        started: `time.monotonic()` of the run's start; the time budget counts from it.
 
     Raises:
         EngineError: no candidate could be made; the message holds the last one's reason.
         BudgetError: the time was over before the first one.
     """
-    hands = hands_of(job, base, workshop, run, started)
+    hands = hands_of(job, base, workshop, run)
     if job.config.tuning.strategy.name in INC_STRATEGIES:
-        found = _earlier_loop(run, hands) or _loop(job, base, workshop, hands, run, started)
+        found = _earlier_loop(run, hands) or _loop(job, base, workshop, hands, run)
     else:
-        found = _guided(job, workshop, hands)
+        found = _guided(job, workshop, hands, run)
     if found.best is None and hands.expired():
         raise BudgetError(
             f"the time budget was spent before the first candidate: {found.stopped}",
@@ -86,14 +100,14 @@ def find(
     return found
 
 
-def _guided(job: Job, workshop: Workshop, hands: Hands) -> SearchResult:
+def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> SearchResult:
     """Our ladder; repairs need the onnxruntime engine, which takes given scales."""
     plain = plans(job.config, workshop.prepared.model)
     repairs = TRIED if plain[-1].engine == "onnxruntime" else ()
-    return guided(plain, repairs, lambda plan: _ranked(plan, workshop, hands), hands)
+    return guided(plain, repairs, lambda plan: _ranked(plan, workshop, hands, run), hands)
 
 
-def _ranked(plan: Plan, workshop: Workshop, hands: Hands) -> list[str]:
+def _ranked(plan: Plan, workshop: Workshop, hands: Hands, run: RunFolder) -> list[str]:
     """Int8 layers by what leaving each one float brings, in dB per multiply-add, best first.
 
     Told without the repairs that follow what the layers before lose, since each of these
@@ -103,23 +117,28 @@ def _ranked(plan: Plan, workshop: Workshop, hands: Hands) -> list[str]:
     plan = replace(plan, repairs=steady)
     model = workshop.prepared.model
     seen = coverage(model, lambda names: shapes_of(model, names, workshop.job.model.size))
-    before = _compared(plan, workshop, hands)
+    before = _compared(plan, workshop, hands, run)
     gains: dict[str, float] = {}
     for layer in seen.layers:
-        if layer.name in plan.keep_float or hands.expired():
+        if layer.name in plan.keep_float:
             continue
+        if hands.expired():
+            raise BudgetError("the time budget is spent")
         one = replace(plan, keep_float=tuple(sorted({*plan.keep_float, layer.name})))
-        sqnr_db = _compared(one, workshop, hands)
+        sqnr_db = _compared(one, workshop, hands, run)
         if sqnr_db is not None and before is not None:
             gains[layer.name] = (sqnr_db - before) / max(1, layer.multiply_adds)
     return sorted(gains, key=lambda name: -gains[name])
 
 
-def _compared(plan: Plan, workshop: Workshop, hands: Hands) -> float | None:
+def _compared(plan: Plan, workshop: Workshop, hands: Hands, run: RunFolder) -> float | None:
     """Output SQNR on the probe, in dB, of a candidate that is not kept; None where it fails."""
     known = hands.recall(plan)
     if known is not None and known.probe is not None:
         return known.probe.sqnr_db
+    noted = run.noted("rank", plan=plan.key)
+    if noted is not None:
+        return float(noted["sqnr_db"])
     try:
         path = workshop.make(plan)
         seen = hands.probe(path)
@@ -127,15 +146,16 @@ def _compared(plan: Plan, workshop: Workshop, hands: Hands) -> float | None:
         log.warning("candidate %s failed: %s", plan.key, error)
         return None
     path.unlink()
+    run.note("rank", plan=plan.key, sqnr_db=seen.sqnr_db)
     return seen.sqnr_db
 
 
 def _loop(
-    job: Job, base: Reference, workshop: Workshop, hands: Hands, run: RunFolder, started: float
+    job: Job, base: Reference, workshop: Workshop, hands: Hands, run: RunFolder
 ) -> SearchResult:
-    """INC's loop, made durable as a whole: INC cannot continue one."""
-    found = inc_loop(job, _baseline(job, base), workshop, hands, _seconds_left(job, started))
-    if found.best is not None:
+    """INC's loop, made durable as a whole: INC cannot continue one, but evaluations are kept."""
+    found = inc_loop(job, _baseline(job, base), workshop, hands)
+    if found.best is not None and not hands.expired():
         count = len(found.trials)
         run.note("loop", stopped=found.stopped, trials=count, of=len(run.trials()))
     return found
@@ -156,18 +176,9 @@ def _baseline(job: Job, base: Reference) -> float:
     return base.evaluation.accuracy() if on_labels else 1.0
 
 
-def _seconds_left(job: Job, started: float) -> float:
-    """Of the time budget; 0 means that there is none."""
-    budget = job.config.tuning.exit_policy.timeout
-    return max(1.0, budget - (time.monotonic() - started)) if budget else 0.0
-
-
-def hands_of(
-    job: Job, base: Reference, workshop: Workshop, run: RunFolder, started: float
-) -> Hands:
+def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Hands:
     """The search's functions, on real files."""
     goal, timing = job.config.goal(), timing_of(job.config)
-    budget = job.config.tuning.exit_policy.timeout
 
     def latency(path: Path) -> Latency:
         images = job.search.first(1)
@@ -177,13 +188,13 @@ def hands_of(
     return Hands(
         make=workshop.make,
         probe=lambda path: against(few[0], predictor(path), few[1]).fidelity,
-        judge=lambda path: quality(path, job, base, goal),
+        judge=lambda path: quality(path, job, base, goal, run.answers),
         time=latency,
         fast_enough=lambda seen: meets_floor(seen, goal.speed_floor),
         decidable=_outcome(base, base.evaluation, 1.0, goal) == "met",
         remember=run.remember,
         recall=run.recall,
-        expired=lambda: bool(budget) and time.monotonic() - started > budget,
+        expired=lambda: job.search.deadline.passed,
     )
 
 
@@ -200,9 +211,12 @@ def _probe_images(job: Job, base: Reference) -> tuple[Reference, Images]:
     return few, replace(job.search, samples=samples, drop_last=False, on_progress=None)
 
 
-def quality(path: Path, job: Job, base: Reference, goal: Goal) -> Quality:
+def quality(
+    path: Path, job: Job, base: Reference, goal: Goal, answers: AnswerFolder | None = None
+) -> Quality:
     """Compare a candidate with float on all search images."""
-    seen = against(base, predictor(path), job.search)
+    with pairs("judge", answers, job.model, path, job.search) as kept:
+        seen = against(base, predictor(path), job.search.without(kept.done), kept)
     share = seen.fidelity.agreement
     outcome = _outcome(base, seen.int8, share, goal)
     good = _outcome(base, seen.int8, share, goal, confidence=None) == "met"

@@ -23,8 +23,8 @@ LEVELS = (
     "config",
     "search verdict journal remedies",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
-    "data runtime graph histogram",
-    "plan files npz",
+    "data runtime graph histogram answers",
+    "plan files npz deadline",
     "errors",
 )
 COMPOSITION = 2

@@ -768,8 +768,8 @@ def stopped_short(job, size):
     return last
 
 
-def test_a_journal_that_cannot_grow(job):
-    assert str(job.run / "journal.jsonl") in stopped_short(job, 50)
+def test_answers_that_cannot_grow(job):
+    assert f"{job.run / 'answers'}/search-" in stopped_short(job, 500)
 
 
 def test_temporary_files_that_cannot_grow_and_the_way_on(job, done):

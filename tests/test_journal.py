@@ -44,8 +44,8 @@ def failed(plan=PLANS[0]):
 
 def begun(path, key="key", fresh=False):
     """The state on a second visit."""
-    with RunFolder(path) as run:
-        return run.begin(key, fresh=fresh)
+    with RunFolder(path, fresh=fresh) as run:
+        return run.begin(key)
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def folder(tmp_path):
 
 def test_a_run_is_new_then_continued_then_finished(folder):
     with RunFolder(folder) as run:
-        assert run.begin("key", fresh=False) == "new"
+        assert run.begin("key") == "new"
         assert run.candidates.is_dir()
         run.remember(trial(run))
     assert begun(folder) == "continued"
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         run.note("end", outcome="met")
     assert begun(folder) == "finished"
     assert begun(folder) == "finished"
@@ -73,13 +73,13 @@ def test_a_run_is_new_then_continued_then_finished(folder):
 
 def test_finished_trials_are_recalled_by_their_plan(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         made = [trial(run, plan, plan.key.encode()) for plan in PLANS[:2]]
         for one in made:
             run.remember(one)
         assert run.recall(PLANS[1]) == made[1]
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         assert run.recall(PLANS[0]) == made[0]
         assert run.recall(PLANS[1]) == made[1]
         assert run.recall(PLANS[2]) is None
@@ -88,7 +88,7 @@ def test_finished_trials_are_recalled_by_their_plan(folder):
 
 def test_the_last_trial_of_a_plan_counts(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         run.remember(trial(run, content=b"old", note="first"))
         second = trial(run, content=b"new", note="second")
         run.remember(second)
@@ -97,7 +97,7 @@ def test_the_last_trial_of_a_plan_counts(folder):
 
 def test_a_failed_trial_is_kept_but_not_recalled(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         run.remember(failed())
         assert run.recall(PLANS[0]) is None
         assert run.trials() == (failed(),)
@@ -106,7 +106,7 @@ def test_a_failed_trial_is_kept_but_not_recalled(folder):
 @pytest.mark.parametrize("change", [lambda p: p.write_bytes(b"other"), Path.unlink])
 def test_a_changed_or_lost_candidate_is_not_recalled(folder, change):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         one = trial(run)
         run.remember(one)
         change(one.path)
@@ -116,23 +116,23 @@ def test_a_changed_or_lost_candidate_is_not_recalled(folder, change):
 
 def test_a_folder_can_be_moved(folder, tmp_path):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         run.remember(trial(run))
     moved = folder.rename(tmp_path / "moved")
     with RunFolder(moved) as run:
-        assert run.begin("key", fresh=False) == "continued"
+        assert run.begin("key") == "continued"
         assert run.recall(PLANS[0]).path.parent == moved / "candidates"
 
 
 def test_fresh_forgets_everything(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         run.remember(trial(run))
         run.write("best.onnx", b"best")
         (run.path / "statistics").mkdir()
         (run.path / "statistics" / "x").write_text("")
-    with RunFolder(folder) as run:
-        assert run.begin("key", fresh=True) == "new"
+    with RunFolder(folder, fresh=True) as run:
+        assert run.begin("key") == "new"
         assert run.recall(PLANS[0]) is None
         assert sorted(p.name for p in folder.iterdir()) == ["candidates", JOURNAL, LOCK]
         assert list(run.candidates.iterdir()) == []
@@ -142,7 +142,7 @@ def test_fresh_forgets_everything(folder):
 def test_another_job_puts_the_old_folder_aside(folder):
     for number in (1, 2):
         with RunFolder(folder) as run:
-            run.begin(f"key {number}", fresh=False)
+            run.begin(f"key {number}")
             run.remember(trial(run))
             run.write("best.onnx", str(number))
     assert begun(folder, "key 3") == "new"
@@ -150,7 +150,7 @@ def test_another_job_puts_the_old_folder_aside(folder):
         aside = folder.with_name(f"{folder.name}.old{number}")
         assert (aside / "best.onnx").read_text() == str(number)
         with RunFolder(aside) as run:
-            assert run.begin(f"key {number}", fresh=False) == "continued"
+            assert run.begin(f"key {number}") == "continued"
             assert run.recall(PLANS[0]).note == "drop of 3 points"
     assert not (folder / "best.onnx").exists()
 
@@ -176,8 +176,9 @@ def test_candidates_that_were_removed_have_a_place_again(folder):
 def test_a_folder_with_other_files_is_refused_and_left_alone(folder, fresh, name):
     folder.mkdir()
     (folder / name).write_text("years of work")
-    with RunFolder(folder) as run, pytest.raises(RunFolderError, match=f"holds '{name}', which is"):
-        run.begin("key", fresh=fresh)
+    refused = pytest.raises(RunFolderError, match=f"holds '{name}', which is")
+    with RunFolder(folder, fresh=fresh) as run, refused:
+        run.begin("key")
     assert (folder / name).read_text() == "years of work"
     assert [p.name for p in folder.iterdir()] == [name]
 
@@ -228,7 +229,7 @@ import test_journal as t
 from pathlib import Path
 try:
     with t.RunFolder(Path(sys.argv[2])) as run:
-        print(run.begin("key", fresh=False), flush=True)
+        print(run.begin("key"), flush=True)
         run.remember(t.trial(run))
         with (run.path / t.JOURNAL).open("a") as file:
             file.write('{"event": "trial", "plan": {"eng')
@@ -251,7 +252,7 @@ def child(folder, **options):
 
 def test_a_second_process_is_refused(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         with child(folder) as other:
             said = other.stdout.read()
     assert said.startswith(f"run folder {folder} is in use by another run; wait for it")
@@ -266,11 +267,11 @@ def test_a_killed_process_leaves_its_finished_steps(folder):
         assert other.stdout.readline() == "half written\n"
         other.send_signal(signal.SIGKILL)
     with RunFolder(folder) as run:
-        assert run.begin("key", fresh=False) == "continued"
+        assert run.begin("key") == "continued"
         assert run.recall(PLANS[0]) == trial(run)
         run.remember(trial(run, PLANS[1]))
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         assert len(run.trials()) == 2
 
 
@@ -287,7 +288,7 @@ def test_a_lock_that_was_taken_away_is_taken_anew(folder, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", first_removes)
     with RunFolder(folder) as run:
         assert len(calls) == 2
-        run.begin("key", fresh=False)
+        run.begin("key")
         monkeypatch.undo()
         with pytest.raises(RunFolderError, match="in use"):
             RunFolder(folder)
@@ -299,7 +300,7 @@ def test_a_lock_that_was_taken_away_is_taken_anew(folder, monkeypatch):
 def test_a_journal_cut_anywhere_loses_only_what_was_cut(folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         made = [trial(run, plan, plan.key.encode()) for plan in PLANS[:2]]
         for one in made:
             run.remember(one)
@@ -310,7 +311,7 @@ def test_a_journal_cut_anywhere_loses_only_what_was_cut(folder, monkeypatch):
         (folder / JOURNAL).write_bytes(whole[:cut])
         kept = sum(end <= cut for end in ends)
         with RunFolder(folder) as run:
-            state = run.begin("key", fresh=False)
+            state = run.begin("key")
             assert state == ("finished" if kept == 4 else "continued")
             assert run.trials() == tuple(made[: kept - 1])
             assert (folder / JOURNAL).read_bytes() == whole[: ends[kept - 1]]
@@ -338,7 +339,7 @@ def test_lines_of_another_version_are_no_trials(folder, line):
     with (folder / JOURNAL).open("a") as file:
         file.write(line + "\n")
     with RunFolder(folder) as run:
-        assert run.begin("key", fresh=False) == "continued"
+        assert run.begin("key") == "continued"
         assert run.trials() == ()
         assert run.recall(PLANS[0]) is None
 
@@ -358,8 +359,9 @@ def test_a_journal_that_cannot_be_read_is_an_error(folder, content):
         (folder / JOURNAL).mkdir()
     else:
         (folder / JOURNAL).write_bytes(content)
-    with RunFolder(folder) as run, pytest.raises(RunFolderError, match=r"journal.jsonl cannot be"):
-        run.begin("key", fresh=True)
+    refused = pytest.raises(RunFolderError, match=r"journal.jsonl cannot be")
+    with RunFolder(folder, fresh=True) as run, refused:
+        run.begin("key")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
@@ -371,7 +373,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 
 def test_a_full_disk_is_an_error_and_no_entry(folder, monkeypatch):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
 
         def full(_):
             raise OSError(28, os.strerror(28))
@@ -438,7 +440,7 @@ def test_plans_have_equal_keys_only_if_equal(one, other):
 
 def test_files_are_written_as_given(folder):
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         assert run.write("a.txt", "äöü\n").read_bytes() == "äöü\n".encode()
         assert run.write("b.bin", b"\0\1").read_bytes() == b"\0\1"
         path = run.write_json("c.json", {"z": 1, "a": [None, "ü"]})
@@ -453,7 +455,7 @@ def test_arrays_are_written_to_the_same_bytes_and_read_back(folder):
         "file": np.arange(1000.0),
     }
     with RunFolder(folder) as run:
-        run.begin("key", fresh=False)
+        run.begin("key")
         first = run.write_arrays("one.npz", **arrays)
         second = run.write_arrays("two.npz", **arrays)
         assert first.read_bytes() == second.read_bytes()

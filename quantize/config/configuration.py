@@ -124,6 +124,12 @@ class Config:
         found = lacks(self, calibration_given=calibration_given, evaluation_given=evaluation_given)
         return tuple(str(lack) for lack in found)
 
+    def without_budget(self) -> Config:
+        """This configuration with no limit of time: more time continues a run, it is no other."""
+        policy = self.tuning.exit_policy.model_copy(update={"timeout": 0})
+        tuning = self.tuning.model_copy(update={"exit_policy": policy})
+        return replace(self, document=self.document.model_copy(update={"tuning": tuning}))
+
     def to_yaml(self) -> str:
         """The effective configuration, defaults included, in a fixed order.
 

@@ -37,6 +37,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quantize.deadline import NEVER, Deadline
 from quantize.errors import EngineError, ModelError
 from quantize.files import cannot_write, make_folder, sha256
 from quantize.plan import Goal, Plan
@@ -204,6 +205,7 @@ def quantize_default(
     folder: Path,
     *,
     rules: Rules = NO_RULES,
+    deadline: Deadline = NEVER,
 ) -> Path:
     """Write INC's default candidate: its calibration, its quantizer, no loop, no evaluation.
 
@@ -216,6 +218,7 @@ def quantize_default(
         plan: format, scheme and the nodes that stay float.
         folder: where the file goes; made if missing. Nothing else is left there.
         rules: the user's own.
+        deadline: when INC is ended.
 
     Returns:
         The int8 file, `inc-<key of the plan>.onnx`.
@@ -225,6 +228,7 @@ def quantize_default(
             the true cause.
         ModelError: there is no such file.
         OutputError: the folder cannot be written.
+        BudgetError: the deadline passed.
     """
     job = _job(model, plan, rules)
     scheme = {
@@ -237,7 +241,9 @@ def quantize_default(
         images, batch = _write_calibration(calibration, work, None)
         job |= {"task": "default", "sampling_sizes": [images], "batch_size": batch}
         with _child(work, job) as child:
-            message = child.receive()
+            message = child.receive(None if deadline == NEVER else deadline.at)
+            if message["kind"] == "late":
+                deadline.check()
             if message["kind"] == "failed":
                 raise _failure(model, message["cause"])
             _keep(work / message["file"], target)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantize.deadline import NEVER, Deadline
 from quantize.plan import Encoding
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
@@ -89,6 +90,7 @@ def walk(
     encodings: Mapping[str, Encoding],
     remedies: Remedies,
     limit: int = 127,
+    deadline: Deadline = NEVER,
 ) -> dict[str, Repaired]:
     """Repair every int8 layer in order.
 
@@ -98,9 +100,13 @@ def walk(
         encodings: activations that are rounded, per tensor.
         remedies: what to do.
         limit: largest absolute integer of a weight.
+        deadline: when the walk breaks off.
 
     Returns:
         Layer name -> its repaired form.
+
+    Raises:
+        BudgetError: the deadline passed.
     """
     exact: dict[str, Array] = dict(images)
     rough = {name: _rounded(name, value, encodings) for name, value in images.items()}
@@ -108,6 +114,7 @@ def walk(
     last_use = {name: index for index, step in enumerate(steps) for name in step.inputs}
     repaired: dict[str, Repaired] = {}
     for index, step in enumerate(steps):
+        deadline.check()
         wanted = step.run(exact, None, None)
         if step.layer is not None and step.weight is not None:
             least = _least_scale(step, grid)
