@@ -22,8 +22,11 @@ from quantize.errors import ConfigError, DataError, OutputError, RunFolderError
 BUILT = {
     "best.onnx",
     "candidates",
+    "changed.csv",
+    "classes.csv",
     "config.yaml",
     "journal.jsonl",
+    "layers.csv",
     "lock",
     "outcomes.npz",
     "statistics",
@@ -134,7 +137,8 @@ def test_progress_is_told_to_its_end_stage_by_stage(job):
     steps = []
     job.tune(on_progress=steps.append)
     stages = list(dict.fromkeys(step.stage for step in steps))
-    assert stages == ["fingerprint", "read", "search", "calibrate", "verify", "benchmark"]
+    expected = ["fingerprint", "read", "search", "calibrate", "verify", "benchmark", "layers"]
+    assert stages == expected
     last = {step.stage: step for step in steps}
     assert all(step.done == step.total for step in last.values())
     assert last["verify"].total == 60

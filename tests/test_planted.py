@@ -126,7 +126,10 @@ def test_a_layer_that_no_repair_saves_is_left_float_as_the_only_one(job, beyond_
 
 
 def test_the_same_layer_unplanted_needs_no_help(job, tiny_model):
-    """Without the plant the first candidate is good enough: the plant is what was found."""
-    result, plan = tuned(job, tiny_model)
+    """Without the plant the first candidate is good enough: the plant is what was found.
+
+    The goal is one that so few search images can show to be met.
+    """
+    result, plan = tuned(job, tiny_model, "tuning.accuracy_criterion.relative=0.05")
     assert result.verdict.outcome == "met"
     assert (plan["repairs"], plan["keep_float"]) == ([], [])

@@ -71,7 +71,7 @@ KEYS = (
     | under("data.search", {*IMAGES, "is_calibration"})
     | under("data.holdout", IMAGES)
     | under("search", {"stopped", "strategy"})
-    | under("search.trials", {"accepted", "gain_db", "note", "outcome", "top1"})
+    | under("search.trials", {"accepted", "gain_db", "images", "note", "outcome", "top1"})
     | under("search.trials.probe", {"agreement", "sqnr_db"})
     | under("search.trials.fidelity", {"agreement", "sqnr_db"})
     | under("search.trials.plan", {*PLAN, "key"})
@@ -79,7 +79,14 @@ KEYS = (
     | under("accuracy.float", {"top1", "top5"})
     | under("accuracy.int8", {"top1", "top5"})
     | under("fidelity", {"agreement", "agreement_interval", "sqnr_db"})
-    | under("measured", {"earlier_run", "finished", "seconds"})
+    | under("layers", {"int8", "name", "noise_share", "operator", "saturation_share"})
+    | under("layers", {"share_of_multiply_adds", "sqnr_db", "weight_range_ratio"})
+    | under("changed", {"first", "images"})
+    | {"classes"}
+    | under(
+        "measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"}
+    )
+    | under("measured.reused", {"trials", "answers"})
     | under("measured.cpu", {"cores", "isa", "name", "saturates"})
     | under("measured.latency", LATENCY)
     | under("measured.trials", {"plan", "seconds"})

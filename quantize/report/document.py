@@ -10,7 +10,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,11 +26,30 @@ from quantize.job import Images, Job
 from quantize.measure import Verified, timing_of
 from quantize.plan import Latency, SearchResult, Trial, Verdict
 from quantize.probe import shapes_of
+from quantize.report.tables import Tables
 from quantize.report.values import finite
+from quantize.runtime import cpu
 
 SCHEMA_VERSION = 1
 _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^/\s:;,'\"]+/)+")
 _PACKAGES = ("neural-compressor", "numpy", "onnx", "onnxruntime", "pillow")
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run went.
+
+    Attributes:
+        state: `new`, `continued` or `finished`: what the run folder held of this job.
+        trials: candidates of an earlier run that were used again.
+        answers: images' answers of an earlier run that were used again.
+        seconds: how long this run took.
+    """
+
+    state: str
+    trials: int
+    answers: int
+    seconds: float
 
 
 def document(
@@ -39,8 +58,8 @@ def document(
     found: SearchResult,
     proof: Verified,
     best: Path,
-    state: str,
-    seconds: float,
+    tables: Tables,
+    history: History,
 ) -> dict[str, Any]:
     """The content of report.json.
 
@@ -50,8 +69,8 @@ def document(
         found: the search's result.
         proof: the verdict and the answers behind it.
         best: the int8 file that was verified, its plan.json beside it.
-        state: `new`, `continued` or `finished`: what the run folder held of this job.
-        seconds: how long the run took.
+        tables: layers, changed images, classes.
+        history: how the run went.
     """
     verdict = proof.verdict
     content = {
@@ -69,10 +88,15 @@ def document(
             **asdict(verdict.fidelity),
             "agreement_interval": [verdict.agreement_low, verdict.agreement_high],
         },
+        **tables.to_json(),
         "measured": {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 1),
-            "earlier_run": state,
+            "seconds": round(history.seconds, 1),
+            "earlier_run": history.state,
+            "reused": {"trials": history.trials, "answers": history.answers},
+            "passes_over_search_set": round(
+                job.search.tally.images / max(1, len(job.search.samples)), 2
+            ),
             "cpu": asdict(verdict.cpu),
             "latency": _latency(verdict.latency, job),
             "trials": [
@@ -93,6 +117,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def facts() -> dict[str, Any]:
+    """What decides a model's answers beside model and image."""
+    return {"versions": versions(), "isa": cpu().isa}
 
 
 def model_coverage(path: Path, size: tuple[int, int, int]) -> Coverage:
@@ -181,6 +210,7 @@ def _trial(trial: Trial, note: str) -> dict[str, Any]:
         "probe": asdict(trial.probe) if trial.probe else None,
         "gain_db": trial.gain_db,
         "outcome": trial.outcome,
+        "images": trial.images,
         "accepted": trial.accepted,
         "note": note,
     }

@@ -17,6 +17,7 @@ def summary(report: dict[str, Any]) -> str:
         *_fidelity(report),
         *_speed(report),
         *_trials(report),
+        *_reused(report),
         *(f"note       {note}" for note in report["data"]["notes"]),
         "",
         verdict_line(
@@ -42,6 +43,14 @@ def _files(report: dict[str, Any]) -> list[str]:
         more = len(int8["stayed_float"]) - 5
         lines.append(f"float      {some}{f' and {more} more' if more > 0 else ''}")
     return lines
+
+
+def _reused(report: dict[str, Any]) -> list[str]:
+    reused = report["measured"]["reused"]
+    if not (reused["trials"] or reused["answers"]):
+        return []
+    trials, answers = reused["trials"], reused["answers"]
+    return [f"reused     {trials} candidates and {answers} answers of an earlier run"]
 
 
 def _images(report: dict[str, Any]) -> list[str]:

@@ -1,0 +1,350 @@
+"""One run explained: what each rung brought, which layers lose most, which answers changed."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quantize.plan import LayerRow, Plan
+from quantize.report.changes import ClassDrop
+from quantize.report.reading import Account, Rung
+from quantize.report.tables import change_values, class_values, layer_values
+from quantize.report.verdict import closeness_line, verdict_line
+from quantize.search import LEAST_GAIN_DB
+
+SHOWN = 10
+"""Layers, images and classes that are listed."""
+
+WIDTH = 98
+_LABEL = 11
+_MUCH = 0.2
+"""Share of the noise from which one layer is worth a remedy of its own."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A rung of the search and what became of it.
+
+    Attributes:
+        label: what it added, such as `+ bias`.
+        rung: its figures.
+        kept: whether the file that ships builds on it.
+        why: in a few words.
+    """
+
+    label: str
+    rung: Rung
+    kept: bool
+    why: str
+
+
+def account_lines(run: Account, names: Sequence[str] | None = None) -> list[str]:
+    """A run for people, at most `WIDTH` columns wide.
+
+    Args:
+        run: its report.
+        names: class names by index, or None.
+    """
+    return [
+        *verdict_lines(run),
+        "",
+        *_rung_lines(run),
+        "",
+        *_layer_lines(run),
+        "",
+        *_change_lines(run, names),
+        "",
+        *_class_lines(run, names),
+        *folded("next", next_step(run)),
+    ]
+
+
+def account_json(run: Account) -> dict[str, Any]:
+    """The same for machines."""
+    return {
+        "run": run.place,
+        "outcome": run.outcome,
+        "reason": run.reason,
+        "goal": run.goal,
+        "accuracy": asdict(run.accuracy) if run.accuracy else None,
+        "sqnr_db": run.sqnr_db,
+        "agreement": run.agreement,
+        "speed": asdict(run.speed) if run.speed else None,
+        "size_ratio": size_ratio(run),
+        "rungs": [
+            {
+                "label": told.label,
+                "sqnr_db": told.rung.sqnr_db,
+                "gain_db": told.rung.gain_db,
+                "seconds": told.rung.seconds,
+                "kept": told.kept,
+                "why": told.why,
+            }
+            for told in rungs(run)
+        ],
+        "worst_layers": [layer_values(row) for row in worst(run.layers)[:SHOWN]],
+        "changed": {
+            "images": run.changed,
+            "first": [change_values(change) for change in run.changes[:SHOWN]],
+        },
+        "classes": None
+        if run.classes is None
+        else [class_values(drop) for drop in _losing(run.classes)[:SHOWN]],
+        "next": next_step(run),
+    }
+
+
+# ------------------------------------------------------------------------------ findings
+
+
+def rungs(run: Account) -> list[Told]:
+    """What became of each candidate."""
+    told: list[Told] = []
+    repaired: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
+    for rung in run.rungs:
+        plan = rung.plan
+        if not told or _kind(plan) != _kind(told[-1].rung.plan):
+            repaired, pinned = frozenset(plan.repairs), frozenset(plan.keep_float)
+        floats = sorted(set(plan.keep_float) - pinned)
+        added = sorted(set(plan.repairs) - repaired)
+        label = f"{plan.engine} {plan.format}"
+        if floats:
+            label = f"{len(floats)} float: {', '.join(floats)}"
+        elif added:
+            label = f"+ {', '.join(added)}"
+        kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
+        if kept:
+            repaired = frozenset(plan.repairs)
+        told.append(Told(label, rung, kept, _why(run, rung, kept=kept, floats=bool(floats))))
+    return told
+
+
+def worst(layers: Iterable[LayerRow]) -> list[LayerRow]:
+    """The layers that were measured, the one with the lowest SQNR first."""
+    known = [row for row in layers if row.sqnr_db is not None]
+    return sorted(known, key=lambda row: math.inf if row.sqnr_db is None else row.sqnr_db)
+
+
+def next_step(run: Account) -> str:
+    """What would help, in one sentence, as far as the figures tell."""
+    if run.outcome == "undecided":
+        if run.more_images:
+            return f"undecided: about {run.more_images:,} images more would decide"
+        return "undecided, and more images will hardly decide: the drop is close to what is allowed"
+    if run.speed is not None and run.speed.low < run.speed_floor and run.outcome == "unmet":
+        left = 1 - run.int8_share
+        cause = (
+            f"{100 * left:.0f} % of the multiply-adds are float"
+            if left >= 0.01
+            else "all of the arithmetic is int8 already, so only another machine is faster"
+        )
+        return f"it is too slow: {run.speed.ratio:.2f}x of {run.speed_floor:g}x asked; {cause}"
+    known = worst(run.layers)
+    share = (known[0].noise_share or 0.0) if known else 0.0
+    if not known:
+        return "no layer was measured by itself: give the run more time to learn which loses most"
+    if share == 0:
+        return "no layer loses anything by itself"
+    if share < _MUCH:
+        return f"the noise is spread: no layer makes more than {100 * share:.0f} % of it"
+    name = middle(known[0].name, 40)
+    do = (
+        "leave it float (quantization.op_wise)"
+        if run.outcome == "unmet"
+        else "start there to go on"
+    )
+    return (
+        f"{name} makes {100 * share:.0f} % of the noise with"
+        f" {percent(known[0].multiply_add_share)} of the multiply-adds: {do}"
+    )
+
+
+def size_ratio(run: Account) -> float | None:
+    """The int8 file's size over the float file's."""
+    return run.int8_bytes / run.float_bytes if run.float_bytes else None
+
+
+def _kind(plan: Plan) -> tuple[object, ...]:
+    return plan.engine, plan.format, plan.scheme
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    return (_kind(one), one.repairs, one.keep_float) == (
+        _kind(other),
+        other.repairs,
+        other.keep_float,
+    )
+
+
+def _builds_on(final: Plan, plan: Plan) -> bool:
+    """Whether a plan holds all of another."""
+    within = set(plan.repairs) <= set(final.repairs) and set(plan.keep_float) <= {*final.keep_float}
+    return _kind(final) == _kind(plan) and within
+
+
+def _why(run: Account, rung: Rung, *, kept: bool, floats: bool) -> str:
+    if _same(run.plan, rung.plan):
+        return "ships"
+    if kept:
+        return "kept"
+    if rung.note.startswith("failed"):
+        return rung.note
+    if floats:
+        return "fewer suffice" if rung.accepted else rung.note or "not accepted"
+    if rung.gain_db is not None and rung.gain_db < LEAST_GAIN_DB:
+        return f"left out: under {LEAST_GAIN_DB:g} dB"
+    return f"left out: {rung.note or 'another candidate was closer to float'}"
+
+
+def _losing(classes: Sequence[ClassDrop]) -> list[ClassDrop]:
+    return [drop for drop in classes if drop.drop_points > 0]
+
+
+# --------------------------------------------------------------------------------- lines
+
+
+def verdict_lines(run: Account) -> list[str]:
+    """The verdict in one sentence, then speed, size and closeness."""
+    lines = folded("verdict", verdict_line(run.outcome, run.reason, run.images, run.isa))
+    lines += folded("asked", f"{run.goal}; {run.speed_floor:g}x as fast")
+    if run.accuracy is not None:
+        top1 = percent(run.accuracy.float_top1, 2), percent(run.accuracy.int8_top1, 2)
+        lines += folded("top-1", f"float {top1[0]}, int8 {top1[1]}")
+    parts = [f"{100 * run.int8_share:.1f} % of the multiply-adds are int8"]
+    ratio = size_ratio(run)
+    if ratio is not None:
+        parts.append(f"the file has {ratio:.3f} of the size")
+    if run.speed is not None:
+        seen = run.speed
+        parts.append(f"{seen.ratio:.2f}x as fast ({seen.low:.2f} to {seen.high:.2f})")
+    return [
+        *lines,
+        *folded("int8", ", ".join(parts)),
+        closeness_line(run.sqnr_db, run.agreement),
+    ]
+
+
+def folded(label: str, text: str) -> list[str]:
+    """A labelled sentence, broken where it is too long."""
+    pad = " " * _LABEL
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{label:{_LABEL}}", subsequent_indent=pad
+    ) or [label]
+
+
+def middle(text: str, most: int) -> str:
+    """The text with its middle left out where it is too long: ends tell layers apart."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail]}…{text[-tail:]}"
+
+
+def decibels(value: float | None, *, signed: bool = False) -> str:
+    """A figure in dB; nothing where there is none."""
+    if value is None:
+        return ""
+    if math.isinf(value):
+        return "exact" if value > 0 else "undefined"
+    shown = round(value, 1) + 0.0  # no minus before a zero
+    return f"{shown:+.1f} dB" if signed else f"{shown:.1f} dB"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A ratio as percent; what is above zero does not show as zero."""
+    if value is None:
+        return ""
+    least = 10.0**-digits
+    if 0 < 100 * value < least:
+        return f"<{least:.{digits}f} %"
+    return f"{100 * value:.{digits}f} %"
+
+
+def named(index: int, names: Sequence[str] | None, most: int = 22) -> str:
+    """A class by its name, or its number."""
+    known = names[index] if names and index < len(names) else str(index)
+    return known if len(known) <= most else f"{known[: most - 1]}…"
+
+
+def _rung_lines(run: Account) -> list[str]:
+    lines = [f"{'what each rung brought':40}{'SQNR':>9}{'gain':>10}{'seconds':>9}"]
+    for number, told in enumerate(rungs(run), 1):
+        rung = told.rung
+        head = (
+            f"{number:4}  {middle(told.label, 33):34}{decibels(rung.sqnr_db):>9}"
+            f"{decibels(rung.gain_db, signed=True):>10}{rung.seconds:9.1f}  "
+        )
+        pad = " " * len(head)
+        lines += textwrap.wrap(
+            told.why, WIDTH, initial_indent=head, subsequent_indent=pad, max_lines=3
+        ) or [head.rstrip()]
+    return [*lines, *folded("ended", run.stopped)]
+
+
+def _layer_lines(run: Account) -> list[str]:
+    known = worst(run.layers)
+    if not known:
+        return folded("layers", "none was measured by itself: none is int8, or the time was over")
+    lines = [
+        f"{'layers, each int8 by itself, worst first':42}{'SQNR':>9}{'of noise':>10}"
+        f"{'mult.-adds':>12}{'range ratio':>13}{'saturated':>11}"
+    ]
+    lines += [
+        f"  {middle(row.name, 39):40}{decibels(row.sqnr_db):>9}{percent(row.noise_share):>10}"
+        f"{percent(row.multiply_add_share):>12}{_ratio(row.weight_range_ratio):>13}"
+        f"{percent(row.saturation, 2):>11}"
+        for row in known[:SHOWN]
+    ]
+    if len(known) > SHOWN:
+        lines.append(f"  and {len(known) - SHOWN} more in layers.csv")
+    unmeasured = len(run.layers) - len(known)
+    if unmeasured:
+        lines.append(f"  {unmeasured} not measured: they are float, or the time was over")
+    return lines
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value >= 1e6:
+        return f"{value:.0e}"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _change_lines(run: Account, names: Sequence[str] | None) -> list[str]:
+    lines = [f"images that changed their answer: {run.changed:,} of {run.images:,}"]
+    if not run.changes:
+        return lines
+    lines[0] += " (* is right)"
+    lines.append(f"  {'image':22}{'label':24}{'float':24}int8")
+    for change in run.changes[:SHOWN]:
+        label = "" if change.label is None else named(change.label, names)
+        answers = (
+            f"{named(answer, names)}{' *' if change.right == model else ''}"
+            for model, answer in (("float", change.float_), ("int8", change.int8))
+        )
+        one, two = answers
+        lines.append(f"  {middle(change.name, 21):22}{label:24}{one:24}{two:24}".rstrip())
+    more = run.changed - SHOWN
+    return [*lines, f"  and {more:,} more in changed.csv"] if more > 0 else lines
+
+
+def _class_lines(run: Account, names: Sequence[str] | None) -> list[str]:
+    if run.classes is None:
+        return ["classes    not told: the images have no labels", ""]
+    losing = _losing(run.classes)
+    if not losing:
+        return ["classes    none lost", ""]
+    lines = [f"{'classes that lost most':42}{'images':>9}{'float':>10}{'int8':>10}{'drop':>14}"]
+    lines += [
+        f"  {named(drop.label, names, 38):40}{drop.images:9}"
+        f"{percent(drop.float_right / drop.images):>10}{percent(drop.int8_right / drop.images):>10}"
+        f"{f'{drop.drop_points:.1f} points':>14}"
+        for drop in losing[:SHOWN]
+    ]
+    more = len(losing) - SHOWN
+    return [*lines, *([f"  and {more} more in classes.csv"] if more > 0 else []), ""]

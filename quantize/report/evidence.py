@@ -1,0 +1,85 @@
+"""The tables of a finished run: gathered from its answers, and measured layer by layer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantize.candidates import Workshop
+from quantize.errors import BudgetError, ModelError
+from quantize.graph import io
+from quantize.job import Job, Tally
+from quantize.layer_table import layer_table
+from quantize.measure import Verified
+from quantize.plan import LayerRow, OnProgress, Plan, SearchResult
+from quantize.report.changes import changes, class_drops
+from quantize.report.tables import Tables
+from quantize.runtime import cores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+PROBED = 16
+"""Search images that each layer is measured on."""
+
+
+def evidence(
+    job: Job,
+    workshop: Workshop,
+    found: SearchResult,
+    proof: Verified,
+    best: Path,
+    on_progress: OnProgress | None = None,
+) -> Tables:
+    """Gather the tables of a run.
+
+    Args:
+        job: the inputs.
+        workshop: knows the float model that the plan rounds.
+        found: the search's result; its best candidate was verified.
+        proof: both models' answers on the holdout.
+        best: the file that was verified.
+        on_progress: told while layers are measured.
+    """
+    if found.best is None:
+        raise ValueError("the search has no candidate to look into")
+    names = {sample.digest: sample.name for sample in job.holdout.samples}
+    drops = class_drops(proof.comparison)
+    return Tables(
+        _layer_rows(job, workshop, found.best.plan, best, on_progress),
+        tuple(changes(proof.comparison, names)),
+        None if drops is None else tuple(drops),
+    )
+
+
+def _layer_rows(
+    job: Job, workshop: Workshop, plan: Plan, best: Path, on_progress: OnProgress | None
+) -> tuple[LayerRow, ...]:
+    """One row per layer of the file that ships; what cannot be measured any more is left out.
+
+    The deadline of the holdout is that of the whole run.
+    """
+    deadline, int8_model = job.holdout.deadline, io.load(best)
+    none: NDArray[np.float32] = np.zeros((0, *job.model.size), np.float32)
+    try:
+        model, statistics = workshop.rounded_from(plan)
+        # Not a pass of the search: whoever counts those does not count these.
+        few = replace(job.search.spread(PROBED), deadline=deadline, tally=Tally())
+        return layer_table(
+            model,
+            int8_model,
+            np.concatenate([none, *few.arrays()]),
+            statistics,
+            threads=cores(),
+            expired=lambda: deadline.passed,
+            on_progress=on_progress,
+        )
+    except (BudgetError, ModelError) as error:  # the verdict is there, and this is no part of it
+        log.warning("the layers were not measured one by one: %s", error)
+        return layer_table(workshop.prepared.model, int8_model, none)

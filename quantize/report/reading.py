@@ -1,0 +1,431 @@
+"""Reading report.json of a run folder: a file that nobody vouches for becomes typed values."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from quantize.errors import RunFolderError
+from quantize.plan import EngineName, Format, Granularity, LayerRow, Plan, Scheme
+from quantize.report.changes import Change, ClassDrop, Right
+
+REPORT = "report.json"
+_JOURNAL = "journal.jsonl"
+_LARGEST = 64 << 20
+_VERSION = 1
+_MOST = 1e300
+"""No figure of a report is larger: whatever is computed from it stays finite."""
+
+_AGAIN = "run the same tune command again: a finished run is only verified anew"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 on the holdout: ratios, and the drop with its 95 % interval in points."""
+
+    float_top1: float
+    int8_top1: float
+    drop: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Batch-1 medians in milliseconds, and how many times as fast int8 is, with its interval."""
+
+    float_ms: float
+    int8_ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One candidate of the search.
+
+    Attributes:
+        plan: how it was made.
+        sqnr_db: on the probe, in dB, or None.
+        gain_db: what it brought there over the candidate it was made from, or None.
+        seconds: how long it took.
+        accepted: whether it met goal and floor on the search images.
+        note: its figures, or why it was refused.
+    """
+
+    plan: Plan
+    sqnr_db: float | None
+    gain_db: float | None
+    seconds: float
+    accepted: bool
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What one run found, as its report tells it.
+
+    Attributes:
+        place: the run folder or report.json, as it was named.
+        outcome: met, unmet or undecided.
+        reason: why.
+        images: of the holdout.
+        more_images: that would probably decide, or None.
+        isa: the instruction set that it holds for.
+        goal: what was asked, as text.
+        speed_floor: least ratio asked.
+        float_sha256: of the float file.
+        float_bytes: its size; likewise int8_bytes.
+        int8_bytes: of the int8 file.
+        holdout: hash of the images and their preprocessing.
+        plan: of the file that was verified.
+        int8_share: of the multiply-adds (a ratio).
+        stopped: why the search ended.
+        rungs: of the search, in order.
+        accuracy: or None without labels.
+        sqnr_db: output SQNR on the holdout: infinite where nothing differs, None where undefined.
+        agreement: images with equal best class (a ratio).
+        speed: or None where it was not measured.
+        layers: in graph order.
+        changed: how many images changed their answer.
+        changes: those that are known by name; all of them, or the first hundred.
+        classes: that differ, worst first, or None without labels.
+    """
+
+    place: str
+    outcome: Literal["met", "unmet", "undecided"]
+    reason: str
+    images: int
+    more_images: int | None
+    isa: str
+    goal: str
+    speed_floor: float
+    float_sha256: str
+    float_bytes: int
+    int8_bytes: int
+    holdout: str
+    plan: Plan
+    int8_share: float
+    stopped: str
+    rungs: tuple[Rung, ...]
+    accuracy: Accuracy | None
+    sqnr_db: float | None
+    agreement: float
+    speed: Speed | None
+    layers: tuple[LayerRow, ...]
+    changed: int
+    changes: tuple[Change, ...]
+    classes: tuple[ClassDrop, ...] | None
+
+
+def read_account(path: Path) -> Account:
+    """The report of a run.
+
+    Args:
+        path: a run folder, or its report.json.
+
+    Raises:
+        RunFolderError: no run, an unfinished one, an older version's, or a damaged file.
+    """
+    file = path / REPORT if path.is_dir() else path
+    found = _Value(_parsed(path, file), file, "")
+    version = found.at("schema_version").whole()
+    if version != _VERSION:
+        raise RunFolderError(
+            f"{file} has schema version {version}, and this package reads {_VERSION}",
+            "use the package that wrote it, or tune again",
+        )
+    for key in ("layers", "changed", "classes"):
+        if not found.has(key):
+            raise RunFolderError(f"{file} is of an older version: it has no {key!r}", _AGAIN)
+    return _account(found, path, file)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A JSON value, with the place where it stands for whatever is wrong with it."""
+
+    value: Any
+    file: Path
+    place: str
+
+    def has(self, key: str) -> bool:
+        return isinstance(self.value, dict) and key in self.value
+
+    def at(self, *keys: str) -> _Value:
+        here = self
+        for key in keys:
+            if not isinstance(here.value, dict):
+                raise here.wrong("an object")
+            place = f"{here.place}.{key}" if here.place else key
+            if key not in here.value:
+                raise _Value(None, self.file, place).wrong("there")
+            here = _Value(here.value[key], self.file, place)
+        return here
+
+    def wrong(self, what: str) -> RunFolderError:
+        return RunFolderError(f"{self.file} is damaged: {self.place} is not {what}", _AGAIN)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.wrong("a text")
+        return self.value
+
+    def one_of(self, *known: str) -> str:
+        if self.value not in known or not isinstance(self.value, str):
+            raise self.wrong(f"one of {', '.join(known)}")
+        return self.value
+
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.wrong("true or false")
+        return self.value
+
+    def number(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.wrong("a number")
+        if not -_MOST <= self.value <= _MOST:
+            raise self.wrong("a possible number")
+        return float(self.value)
+
+    def whole(self) -> int:
+        if not self.number().is_integer():
+            raise self.wrong("a whole number")
+        return int(self.value)
+
+    def count(self) -> int:
+        if not 0 <= self.whole() < 1 << 53:
+            raise self.wrong("a count")
+        return int(self.value)
+
+    def optional(self) -> float | None:
+        return None if self.value is None else self.number()
+
+    def items(self) -> Iterator[_Value]:
+        if not isinstance(self.value, list):
+            raise self.wrong("a list")
+        for index, item in enumerate(self.value):
+            yield _Value(item, self.file, f"{self.place}[{index}]")
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(item.text() for item in self.items())
+
+
+def _parsed(path: Path, file: Path) -> Any:
+    """The file's JSON value.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    try:
+        seen = file.stat()
+        if not stat.S_ISREG(seen.st_mode):
+            raise RunFolderError(f"{file} is no regular file", "name a run folder")
+        if seen.st_size > _LARGEST:
+            raise RunFolderError(f"{file} is larger than 64 MiB, so no report", "name a run folder")
+        content = file.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise RunFolderError(f"{file} cannot be read: {reason}", "name a run folder") from error
+    try:
+        value = json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{file} is damaged: it is no JSON", _AGAIN) from error
+    if not isinstance(value, dict) or "schema_version" not in value:
+        raise RunFolderError(f"{file} is no report of a run", "name a run folder")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _missing(path: Path) -> RunFolderError:
+    """Why there is no report."""
+    beside = path.with_name(f"{path.name}.run")
+    if path.is_dir() and (path / _JOURNAL).exists():
+        return RunFolderError(
+            f"run {path} is not finished: it has no {REPORT} yet",
+            "run the same tune command again: it continues",
+        )
+    if beside.is_dir():
+        return RunFolderError(f"{path} is no run folder", f"name {beside}")
+    if path.is_dir():
+        return RunFolderError(
+            f"folder {path} holds no run: there is no {REPORT}", "name a run folder"
+        )
+    return RunFolderError(f"run {path} does not exist", "name a run folder, such as int8.onnx.run")
+
+
+def _account(found: _Value, path: Path, file: Path) -> Account:
+    """The values that `explain` needs, each checked."""
+    verdict, int8, measured = found.at("verdict"), found.at("int8_model"), found.at("measured")
+    outcome = verdict.at("outcome").one_of("met", "unmet", "undecided")
+    changed, more = found.at("changed", "images").count(), verdict.at("more_images")
+    sqnr_db = found.at("fidelity", "sqnr_db").optional()
+    agreement = found.at("fidelity", "agreement").number()
+    return Account(
+        place=str(path),
+        outcome=cast("Literal['met', 'unmet', 'undecided']", outcome),
+        reason=verdict.at("reason").text(),
+        images=verdict.at("images").count(),
+        more_images=None if more.value is None else more.count(),
+        isa=verdict.at("instruction_set").text(),
+        goal=_goal(verdict.at("goal")),
+        speed_floor=verdict.at("goal", "speed_floor").number(),
+        float_sha256=found.at("float_model", "sha256").text(),
+        float_bytes=found.at("float_model", "bytes").count(),
+        int8_bytes=int8.at("bytes").count(),
+        holdout=found.at("data", "holdout", "sha256").text(),
+        plan=_plan(int8.at("plan")),
+        int8_share=int8.at("int8_share_of_multiply_adds").number(),
+        stopped=found.at("search", "stopped").text(),
+        rungs=_rungs(found.at("search", "trials"), measured.at("trials")),
+        accuracy=_accuracy(found.at("accuracy")),
+        sqnr_db=math.inf if sqnr_db is None and agreement == 1 else sqnr_db,
+        agreement=agreement,
+        speed=_speed(measured.at("latency")),
+        layers=tuple(map(_layer, found.at("layers").items())),
+        changed=changed,
+        changes=_changes(found.at("changed", "first"), changed, file),
+        classes=_classes(found.at("classes")),
+    )
+
+
+def _goal(value: _Value) -> str:
+    kind = value.at("kind").one_of("relative", "absolute", "agreement")
+    tolerance, confidence = value.at("tolerance").number(), value.at("confidence").optional()
+    text = {
+        "relative": f"lose at most {100 * tolerance:g} % of the float top-1",
+        "absolute": f"lose at most {100 * tolerance:g} points of top-1",
+        "agreement": f"{100 * tolerance:g} % equal answers",
+    }[kind]
+    return text if confidence is None else f"{text}, {100 * confidence:g} % sure"
+
+
+def _plan(value: _Value) -> Plan:
+    scheme = value.at("scheme")
+    granularity = scheme.at("weight_granularity").one_of("per_channel", "per_tensor")
+    return Plan(
+        cast("EngineName", value.at("engine").one_of("inc", "onnxruntime")),
+        cast("Format", value.at("format").one_of("qdq", "qoperator")),
+        Scheme(
+            cast("Granularity", granularity),
+            reduce_range=scheme.at("reduce_range").flag(),
+        ),
+        value.at("repairs").texts(),
+        value.at("keep_float").texts(),
+    )
+
+
+def _rungs(trials: _Value, measured: _Value) -> tuple[Rung, ...]:
+    times = [item.at("seconds").number() for item in measured.items()]
+    rungs = []
+    for index, trial in enumerate(trials.items()):
+        if index >= len(times):
+            raise measured.wrong("as long as search.trials")
+        probe = trial.at("probe")
+        sqnr_db = None if probe.value is None else probe.at("sqnr_db").optional()
+        rungs.append(
+            Rung(
+                _plan(trial.at("plan")),
+                sqnr_db,
+                trial.at("gain_db").optional(),
+                times[index],
+                trial.at("accepted").flag(),
+                trial.at("note").text(),
+            )
+        )
+    return tuple(rungs)
+
+
+def _accuracy(value: _Value) -> Accuracy | None:
+    if value.value is None:
+        return None
+    interval = [item.number() for item in value.at("drop_interval_points").items()]
+    if len(interval) != 2:
+        raise value.at("drop_interval_points").wrong("an interval")
+    float_, int8 = (value.at(model, "top1").number() for model in ("float", "int8"))
+    return Accuracy(float_, int8, value.at("drop_points").number(), *interval)
+
+
+def _speed(value: _Value) -> Speed | None:
+    if value.value is None:
+        return None
+    return Speed(*(value.at(k).number() for k in ("float_ms", "int8_ms", "ratio", "low", "high")))
+
+
+def _layer(value: _Value) -> LayerRow:
+    sqnr_db, noise = (value.at(key).optional() for key in ("sqnr_db", "noise_share"))
+    return LayerRow(
+        value.at("name").text(),
+        value.at("operator").text(),
+        value.at("int8").flag(),
+        value.at("share_of_multiply_adds").number(),
+        math.inf if sqnr_db is None and noise == 0 else sqnr_db,
+        noise,
+        value.at("weight_range_ratio").optional(),
+        value.at("saturation_share").optional(),
+    )
+
+
+def _classes(value: _Value) -> tuple[ClassDrop, ...] | None:
+    if value.value is None:
+        return None
+    keys = ("class", "images", "float_right", "int8_right", "lost", "gained")
+    found = [ClassDrop(*(item.at(key).count() for key in keys)) for item in value.items()]
+    if not all(drop.images for drop in found):
+        raise value.wrong("a list of classes with images")
+    return tuple(found)
+
+
+def _changes(value: _Value, count: int, file: Path) -> tuple[Change, ...]:
+    """The images that changed: from the report, or where that holds only some, from the table."""
+    known = tuple(map(_change, value.items()))
+    if len(known) >= count:
+        return known
+    table = file.with_name("changed.csv")
+    try:
+        if not table.is_file() or table.stat().st_size > _LARGEST:
+            return known
+        with table.open(encoding="utf-8", newline="") as text:
+            whole = tuple(_from_row(row) for row in csv.DictReader(text))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return known
+    return whole if len(whole) == count else known
+
+
+def _change(value: _Value) -> Change:
+    label, right = value.at("label"), value.at("right")
+    return Change(
+        value.at("image").text(),
+        value.at("digest").text(),
+        None if label.value is None else label.count(),
+        value.at("float").count(),
+        value.at("int8").count(),
+        None if right.value is None else cast("Right", right.one_of("float", "int8", "neither")),
+    )
+
+
+def _from_row(row: dict[str, str]) -> Change:
+    """A row of changed.csv.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    values = {key: int(row[key]) if row[key] else None for key in ("label", "float", "int8")}
+    right = row["right"] or None
+    as_json = {"image": row["image"], "digest": row["digest"], **values, "right": right}
+    try:
+        return _change(_Value(as_json, Path("changed.csv"), ""))
+    except RunFolderError as error:
+        raise ValueError(str(error)) from error
