@@ -7,9 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantize.bundle.checking import Checked, check_bundle
+    from quantize.bundle.proving import Proof, verify_bundle
+    from quantize.bundle.writing import Released, release
     from quantize.config import Config, load_config
     from quantize.errors import (
         BudgetError,
+        BundleError,
         ConfigError,
         DataError,
         EngineError,
@@ -18,7 +22,9 @@ if TYPE_CHECKING:
         OutputError,
         QuantizeError,
         RunFolderError,
+        UnmetError,
     )
+    from quantize.explanation import Explanation, explain
     from quantize.pipeline import Result, benchmark, evaluate, tune, verify
     from quantize.plan import Progress, Verdict
     from quantize.rebuild import apply
@@ -27,38 +33,61 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BudgetError",
+    "BundleError",
+    "Checked",
     "Config",
     "ConfigError",
     "DataError",
     "EngineError",
+    "Explanation",
     "Interrupted",
     "ModelError",
     "OutputError",
     "Progress",
+    "Proof",
     "QuantizeError",
+    "Released",
     "Result",
     "RunFolderError",
+    "UnmetError",
     "Verdict",
     "__version__",
     "apply",
     "benchmark",
+    "check_bundle",
     "evaluate",
+    "explain",
     "load_config",
+    "release",
     "tune",
     "verify",
+    "verify_bundle",
 ]
 
+_CHECKING = {"Checked", "check_bundle"}
 _CONFIG = {"Config", "load_config"}
+_EXPLANATION = {"Explanation", "explain"}
 _PIPELINE = {"Result", "benchmark", "evaluate", "tune", "verify"}
 _PLAN = {"Progress", "Verdict"}
+_PROVING = {"Proof", "verify_bundle"}
 _REBUILD = {"apply"}
+_WRITING = {"Released", "release"}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its home on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'quantize' has no attribute {name!r}")
-    homes = {"config": _CONFIG, "pipeline": _PIPELINE, "plan": _PLAN, "rebuild": _REBUILD}
+    homes = {
+        "bundle.checking": _CHECKING,
+        "bundle.proving": _PROVING,
+        "bundle.writing": _WRITING,
+        "config": _CONFIG,
+        "explanation": _EXPLANATION,
+        "pipeline": _PIPELINE,
+        "plan": _PLAN,
+        "rebuild": _REBUILD,
+    }
     home = next((home for home, names in homes.items() if name in names), "errors")
     value = getattr(import_module(f"quantize.{home}"), name)
     globals()[name] = value

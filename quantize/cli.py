@@ -25,6 +25,7 @@ from quantize.report.values import finite
 
 if TYPE_CHECKING:
     from quantize.config import Config
+    from quantize.pipeline import Result
     from quantize.plan import Latency
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -126,6 +127,10 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every input, print the price, stop.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--release", help="If the goal is met, a release bundle.", metavar="DIR"),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -134,45 +139,171 @@ def tune(
     Exit codes: 0 met, 2 bad input, 3 not met or too slow, 4 undecided, 130/143 interrupted.
     """
     from quantize import pipeline, price
-    from quantize.report.summary import summary
 
     settings = _config(config, overrides, budget)
     settings = settings.with_flags(dataset_location, label_path, quant_format)
     with _progress(quiet or as_json) as on_progress:
         if dry_run:
             found = price.dry_run(model, settings, output, on_progress=on_progress)
-            _say(found.to_json(), found.lines(), as_json)
+            _say(found.to_json(), ["every input is fine", *found.lines()], as_json)
             return
-        result = pipeline.tune(model, settings, output, fresh=fresh, on_progress=on_progress)
+        told = on_progress.tell if on_progress else None
+        result = pipeline.tune(
+            model,
+            settings,
+            output,
+            fresh=fresh,
+            bundle=bundle,
+            on_progress=on_progress,
+            on_price=lambda found: told(found.lines()) if told else None,
+        )
+    _say(*_of_result(result), as_json)
+    raise typer.Exit(result.verdict.exit_code)
+
+
+def _of_result(result: Result) -> tuple[dict[str, Any], list[str]]:
+    """What `tune` prints, for machines and for people."""
+    from quantize.report.summary import summary
+
     files = {"output": str(result.output) if result.output else None, "run": str(result.run)}
     lines = [
         f"files      {result.output or 'no output, since the goal is not met'}",
         f"           {result.run}/report.json",
         *summary(result.report).splitlines(),
     ]
-    _say({**result.report, "files": files}, lines, as_json)
-    raise typer.Exit(result.verdict.exit_code)
+    if result.released:
+        files |= result.released.to_json()
+        lines[2:2] = result.released.lines()
+    return {**result.report, "files": files}, lines
 
 
 @app.command()
 def verify(
-    float_model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
-    int8_model: Annotated[Path, typer.Argument(help="The int8 ONNX file.")],
-    config: ConfigFile,
+    model: Annotated[Path, typer.Argument(help="The float ONNX file, or a release bundle.")],
+    int8_model: Annotated[Path | None, typer.Argument(help="The int8 ONNX file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file, for two models.", metavar="FILE")
+    ] = None,
     overrides: Overrides = None,
     dataset_location: Location = None,
     label_path: Labels = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="For a bundle: folder of images.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Its file of `name label` lines.")
+    ] = None,
+    float_model: Annotated[
+        Path | None, typer.Option("--float", help="For a bundle: the float model.")
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", help="Published sha256 of SHA256SUMS.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two files on the holdout images that `tune` would use; exit codes as for tune."""
+    """Compare two files on the holdout images, or prove a release bundle on your own images.
+
+    Exit codes as for tune; 2 for a bundle that was changed.
+    """
+    if int8_model is None:
+        if images is None or config or overrides or dataset_location or label_path:
+            raise typer.BadParameter("two models take --config, a bundle takes --images")
+        _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
+    if config is None or images or labels or float_model or digest:
+        raise typer.BadParameter("two models take --config, a bundle takes --images")
     from quantize import measure
     from quantize.report.verdict import verdict_lines, verdict_to_json
 
     settings = _config(config, overrides).with_flags(dataset_location, label_path, None)
     with _progress(quiet or as_json) as on_progress:
-        seen = measure.verify(float_model, int8_model, settings, on_progress=on_progress)
+        seen = measure.verify(model, int8_model, settings, on_progress=on_progress)
     _say(verdict_to_json(seen), verdict_lines(seen), as_json)
+    raise typer.Exit(seen.exit_code)
+
+
+def _verify_bundle(
+    bundle: Path,
+    given: tuple[Path, Path | None, Path | None, str | None],
+    as_json: bool,
+    quiet: bool,
+) -> NoReturn:
+    from quantize.bundle.proving import verify_bundle
+
+    images, labels, float_model, digest = given
+    with _progress(quiet or as_json) as on_progress:
+        proof = verify_bundle(
+            bundle,
+            images,
+            labels=labels,
+            float_model=float_model,
+            digest=digest,
+            on_progress=on_progress,
+        )
+    _say(proof.to_json(), proof.lines(), as_json)
+    raise typer.Exit(proof.exit_code)
+
+
+@app.command()
+def release(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    model: Annotated[Path, typer.Option("--model", help="The float ONNX file.", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", metavar="DIR")],
+    name: Annotated[str | None, typer.Option("--name", help="Default: <model>-int8.")] = None,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option("--samples", help="An image for the test data; may be repeated."),
+    ] = None,
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="SPDX identifier of the model's licence.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="What the images are, such as cifar10.")
+    ] = None,
+    include_float: Annotated[
+        bool, typer.Option("--include-float", help="Pack the float model, too.")
+    ] = False,
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Also a model that takes uint8 images.")
+    ] = False,
+    allow_unmet: Annotated[
+        bool, typer.Option("--allow-unmet", help="Even if the goal was not met.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an older release.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a finished run so that anybody can prove it again: docs/bundle.md.
+
+    Exit codes: 0 written, 2 bad input, 3 the run did not meet its goal.
+    """
+    from quantize.bundle import writing
+
+    made = writing.release(
+        run,
+        model,
+        output,
+        name=name,
+        samples=samples or (),
+        license=license_id,
+        dataset=dataset,
+        include_float=include_float,
+        with_preprocessing=with_preprocessing,
+        allow_unmet=allow_unmet,
+        force=force,
+    )
+    _say(made.to_json(), made.lines(), as_json)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="A release folder or one of its archives.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run the test data of a release bundle; exit 3 if the outputs differ."""
+    from quantize.bundle.checking import check_bundle
+
+    seen = check_bundle(bundle)
+    _say(seen.to_json(), seen.lines(), as_json)
     raise typer.Exit(seen.exit_code)
 
 
@@ -302,6 +433,27 @@ def inspect(
 
     seen = inspection.inspect(model)
     _say(seen.to_json(), seen.lines(), as_json)
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    other: Annotated[Path | None, typer.Argument(help="Another one, to compare with.")] = None,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run found: rungs, worst layers, changed images; or two runs side by side."""
+    from quantize import explanation
+
+    found = explanation.explain(run, other)
+    known = None
+    if names is not None:
+        from quantize.classify import read_names
+
+        known = read_names(names)
+    _say(found.to_json(), found.lines(known), as_json)
 
 
 @app.command()

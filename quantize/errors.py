@@ -7,6 +7,8 @@
     ├── OutputError          a path that cannot be written, a full disk
     ├── RunFolderError       a run folder in use or from something else
     ├── EngineError          a quantization engine that is missing or failed
+    ├── BundleError          a release bundle that is damaged, unsafe or was changed
+    ├── UnmetError           exit 3: a run that did not meet its goal is not released
     └── BudgetError          exit 3: the time budget is spent
     Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
                              KeyboardInterrupt it is no Exception, so that nothing swallows it
@@ -56,6 +58,16 @@ class RunFolderError(QuantizeError):
 
 class EngineError(QuantizeError):
     """A quantization engine is missing, or failed with no candidate left."""
+
+
+class BundleError(QuantizeError):
+    """A release bundle is damaged, unsafe, or not what was published: names the file."""
+
+
+class UnmetError(QuantizeError):
+    """A run did not meet its goal, so it is not released."""
+
+    exit_code = 3
 
 
 class BudgetError(QuantizeError):

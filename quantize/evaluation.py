@@ -126,7 +126,8 @@ def against(
             raise _other_images()
         exact = base.logits[[place[digest] for digest in batch.digests]]
         answers.add(_pair_rows(batch, exact, logits))
-    seen = _comparison(_all(answers))
+    rows = _all(answers)
+    seen = _comparison(rows[[str(d, "ascii") in place for d in rows["digest"].tolist()]])
     if seen.float_.digests != base.evaluation.digests:
         raise _other_images()
     return seen

@@ -117,7 +117,7 @@ class Images:
 
     def without(self, done: frozenset[str]) -> Images:
         """The same list, of which these digests need no pass any more."""
-        return replace(self, done=done)
+        return replace(self, done=done.intersection(sample.digest for sample in self.samples))
 
     def only(self, digests: Iterable[str]) -> Images:
         """The samples with these digests, in the list's order."""

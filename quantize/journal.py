@@ -282,6 +282,7 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
         probe=Fidelity(**probe) if probe else None,
         gain_db=values["gain_db"],
         outcome=values["outcome"],
+        images=values["images"],
     )
 
 

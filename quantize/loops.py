@@ -120,6 +120,7 @@ def _ours(
                 accepted=accepted,
                 note="" if accepted else f"{theirs.path.stem}: {note}",
                 seconds=theirs.seconds,
+                images=seen.images,
             )
         )
     return trials

@@ -17,6 +17,7 @@ from quantize.measure import Verified
 from quantize.npz import unpack
 from quantize.plan import Encodings, SearchResult
 from quantize.report.summary import summary
+from quantize.report.tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,10 @@ def publish(best: Path, output: Path) -> Path:
     return output
 
 
-def write_outcome(run: RunFolder, job: Job, report: dict[str, Any], proof: Verified) -> None:
-    """Write config.yaml, outcomes.npz, report.json and summary.txt into the run folder."""
+def write_outcome(
+    run: RunFolder, job: Job, report: dict[str, Any], proof: Verified, tables: Tables
+) -> None:
+    """Write config.yaml, outcomes.npz, the tables, report.json and summary.txt."""
     run.write("config.yaml", job.config.to_yaml())
     seen = proof.comparison
     run.write_arrays(
@@ -107,5 +110,7 @@ def write_outcome(run: RunFolder, job: Job, report: dict[str, Any], proof: Verif
         float_top5=seen.float_.top5,
         int8_top5=seen.int8.top5,
     )
+    for name, content in tables.files().items():
+        run.write(name, content)
     run.write_json("report.json", report)
     run.write("summary.txt", summary(report))

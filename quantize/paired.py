@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from quantize.errors import DataError
 from quantize.plan import Drop, Evaluation, Goal, Outcome
+from quantize.trinomial import p_value, score, spread
 
 _MOST_IMAGES = 10_000_000
 
@@ -25,6 +26,24 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Evidence(NamedTuple):
+    """How unlikely what is seen would be right at the margin, one-sided p-values.
+
+    Attributes:
+        met: of a result this good or better.
+        unmet: of one this bad or worse.
+    """
+
+    met: float
+    unmet: float
+
+    def outcome(self, level: float) -> Outcome:
+        """What is shown if an error may have this chance, below a half."""
+        if self.met <= level:
+            return "met"
+        return "unmet" if self.unmet <= level else "undecided"
 
 
 def drop(float_: Evaluation, int8: Evaluation, confidence: float = 0.95) -> Drop:
@@ -48,9 +67,7 @@ def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
 
     Tango, "Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design", Statistics in Medicine 17 (1998) 891-908: the limits are the two d0
-    with z(d0) = (b - c - n d0) / sqrt(n (2 q + d0 (1 - d0))) = +-z of the confidence, where
-    b = lost, c = gained and q, the probability of `gained` under d0, is the larger root of
-    2 n q^2 + (-b - c + (2 n - b + c) d0) q - c d0 (1 - d0) = 0.
+    whose `quantize.trinomial.score` is +-z of the confidence.
 
     Args:
         lost: images that only the first model has right.
@@ -75,17 +92,10 @@ def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
 
 def _limit(lost: int, gained: int, n: int, z: float, left: float, right: float) -> float:
     def excess(d0: float) -> float:
-        return (lost - gained - n * d0) - z * _spread(lost, gained, n, d0)
+        return (lost - gained - n * d0) - z * float(spread(lost, gained, n, d0))
 
     edge = 1e-12
     return float(brentq(excess, left + edge * (left < -0.5), right - edge * (right > 0.5)))
-
-
-def _spread(b: int, c: int, n: int, d0: float) -> float:
-    """sqrt(n (2 q + d0 (1 - d0))) of the formula above, in images."""
-    middle = -b - c + (2 * n - b + c) * d0
-    q = (math.sqrt(max(0.0, middle**2 + 8 * n * c * d0 * (1 - d0))) - middle) / (4 * n)
-    return math.sqrt(max(0.0, n * (2 * q + d0 * (1 - d0))))
 
 
 def agreement_interval(agreement: float, n: int, confidence: float = 0.95) -> Interval:
@@ -99,31 +109,52 @@ def margin(goal: Goal, float_top1: float) -> float:
     return goal.tolerance * (float_top1 if goal.kind == "relative" else 1.0)
 
 
+def drop_evidence(seen: Drop, allowed: float) -> Evidence:
+    """Exact p-values against a drop of `allowed` (a ratio), for any discordance."""
+    if allowed >= 1:
+        return Evidence(0.0, 1.0)
+    lost, gained, n = seen.lost, seen.gained, seen.images
+    return Evidence(p_value(lost, gained, n, allowed), p_value(gained, lost, n, -allowed))
+
+
+def agreement_evidence(agreement: float, n: int, least: float) -> Evidence:
+    """Exact binomial p-values against a share `least` of equal answers.
+
+    The limits they belong to are those of Clopper and Pearson, Biometrika 26 (1934) 404-413.
+    """
+    if least <= 0:
+        return Evidence(0.0, 1.0)
+    different = n - round(agreement * n)
+    allowed = 1 - least
+    return Evidence(
+        float(binom.cdf(different, n, allowed)), float(binom.sf(different - 1, n, allowed))
+    )
+
+
 def decide_drop(seen: Drop, float_top1: float, goal: Goal) -> Outcome:
     """Whether the drop is within the goal.
 
     Without a confidence the point rule decides, int8 >= float - margin, in whole images so that
-    rounding cannot; with one, the one-sided limits of Tango's interval do.
+    rounding cannot. With one, the one-sided limit of Tango's interval has to be on one side of
+    the margin, and the exact p-value small enough: the limit alone errs more often than promised
+    where few images are discordant.
     """
     allowed = margin(goal, float_top1)
     if goal.confidence is None:
         return "met" if seen.lost - seen.gained <= allowed * seen.images + 1e-9 else "unmet"
-    limits = tango(seen.lost, seen.gained, seen.images, 2 * goal.confidence - 1)
-    return _three_way(limits, allowed)
+    if allowed >= 1:
+        return "met"
+    z = float(norm.ppf(goal.confidence))
+    if abs(float(score(seen.lost, seen.gained, seen.images, allowed))) < z:
+        return "undecided"
+    return drop_evidence(seen, allowed).outcome(1 - goal.confidence)
 
 
 def decide_agreement(agreement: float, n: int, goal: Goal) -> Outcome:
-    """Whether enough answers are equal; the mirror of `decide_drop`."""
+    """Whether enough answers are equal; exact where a confidence is asked."""
     if goal.confidence is None:
         return "met" if round(agreement * n) >= goal.tolerance * n - 1e-9 else "unmet"
-    limits = agreement_interval(agreement, n, 2 * goal.confidence - 1)
-    return _three_way(Interval(1 - limits.high, 1 - limits.low), 1 - goal.tolerance)
-
-
-def _three_way(limits: Interval, allowed: float) -> Outcome:
-    if limits.high <= allowed:
-        return "met"
-    return "unmet" if limits.low > allowed else "undecided"
+    return agreement_evidence(agreement, n, goal.tolerance).outcome(1 - goal.confidence)
 
 
 def images_to_decide(seen: Drop, float_top1: float, goal: Goal) -> int | None:

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quantize.bundle.placing import check_target
+from quantize.bundle.writing import Released, release
 from quantize.candidates import Workshop
 from quantize.config import Config, check_tunable
-from quantize.graph.prepare import prepare
-from quantize.job import Given, open_cache, open_job
+from quantize.deadline import NEVER, Deadline
+from quantize.errors import BudgetError
+from quantize.graph.prepare import Prepared, prepare
+from quantize.job import Given, Job, open_cache, open_job
 from quantize.journal import RunFolder
-from quantize.measure import benchmark, evaluate, timing_of, verify, verify_files
+from quantize.measure import Verified, benchmark, evaluate, timing_of, verify, verify_files
 from quantize.outcome import check_output, keep_best, publish, set_aside, write_outcome
 from quantize.plan import OnProgress, Verdict
+from quantize.price import OnPrice, price_of, search_deadline
 from quantize.probe import run_once
-from quantize.report.document import document, versions
+from quantize.report.document import History, document, facts, versions
+from quantize.report.evidence import evidence
+from quantize.search import EXPIRED
 from quantize.strategy import accept, find
 
 __all__ = ["Result", "benchmark", "evaluate", "tune", "verify"]
@@ -39,15 +46,17 @@ class Result:
         report: the content of report.json.
         run: the run folder.
         output: the int8 file, or None unless the verdict is met.
+        released: the release bundle, or None unless it was asked for and the verdict is met.
     """
 
     verdict: Verdict
     report: dict[str, Any]
     run: Path
     output: Path | None
+    released: Released | None = None
 
 
-def tune(
+def tune(  # noqa: PLR0913 - each is one option of the command
     model: str | Path,
     config: Config,
     output: str | Path,
@@ -55,7 +64,9 @@ def tune(
     calibration: Given | None = None,
     evaluation: Given | None = None,
     fresh: bool = False,
+    bundle: Path | None = None,
     on_progress: OnProgress | None = None,
+    on_price: OnPrice | None = None,
 ) -> Result:
     """Quantize a float classifier and prove what it costs.
 
@@ -67,39 +78,89 @@ def tune(
             None) instead of the configured dataset.
         evaluation: the same for evaluation.
         fresh: start over, even where an earlier run of the same job can be continued.
+        bundle: folder for a release bundle if the goal is met; see `quantize.release`.
         on_progress: told while it works.
+        on_price: told what the run will cost, before the search starts.
 
     Returns:
         The verdict, the report, and where the files are.
 
     Raises:
         QuantizeError: model, data, configuration, disk or engine cannot be used.
+        BudgetError: the time budget was spent before the verdict; what was found is kept.
     """
     started = time.monotonic()
+    budget = config.tuning.exit_policy.timeout
+    deadline = Deadline.after(budget) if budget else NEVER
     model, output = Path(model), Path(output)
     check_tunable(
         config, calibration_given=calibration is not None, evaluation_given=evaluation is not None
     )
     check_output(model, config.source, output)
-    with RunFolder(run_path(config, output)) as run, open_cache(run.path) as cache:
+    if bundle:
+        check_target(bundle)
+    with (
+        RunFolder(run_path(config, output), facts(), fresh=fresh) as run,
+        open_cache(run.path) as cache,
+    ):
         images = {"calibration": calibration, "evaluation": evaluation}
-        job = open_job(model, config, cache, **images, on_progress=on_progress)
-        prepared = prepare(job.model.proto, run_once, job.model.size)
-        base = accept(job, prepared)
-        # Until here the job can be refused: an older run and an older output stay as they are.
-        state = run.begin(job.key(versions()), fresh=fresh)
-        set_aside(output)
-        workshop = Workshop(job, prepared, run.candidates)
-        found = find(job, base, workshop, run, started)
-        best = keep_best(found, run)
-        proof = verify_files(
-            job.model, best, job.holdout, config.goal(), timing_of(config), on_progress
-        )
-        report = document(job, prepared, found, proof, best, state, time.monotonic() - started)
-        write_outcome(run, job, report, proof)
-        published = publish(best, output) if proof.verdict.outcome == "met" else None
-        run.note("end", outcome=proof.verdict.outcome)
+        job = open_job(model, config, cache, **images, on_progress=on_progress, deadline=deadline)
+        result = _tune(job, output, run, started, on_progress, on_price)
+    released = release(run.path, model, bundle) if bundle and result.output else None
+    return replace(result, released=released)
+
+
+def _tune(
+    job: Job,
+    output: Path,
+    run: RunFolder,
+    started: float,
+    on_progress: OnProgress | None,
+    on_price: OnPrice | None,
+) -> Result:
+    """The way itself, on opened inputs."""
+    prepared = prepare(job.model.proto, run_once, job.model.size)
+    base = accept(job, prepared, run.answers)
+    # Until here the job can be refused: an older run and an older output stay as they are.
+    state = run.begin(job.key(versions()))
+    set_aside(output)
+    search = job.searching_until(_search_deadline(job, prepared, on_price))
+    workshop = Workshop(search, prepared, run.candidates)
+    found = find(search, base, workshop, run)
+    best = keep_best(found, run)
+    proof = _verify(job, best, run, on_progress)
+    tables = evidence(job, workshop, found, proof, best, on_progress)
+    history = History(state, run.recalled, run.answers.reused, time.monotonic() - started)
+    report = document(job, prepared, found, proof, best, tables, history)
+    write_outcome(run, job, report, proof, tables)
+    published = publish(best, output) if proof.verdict.outcome == "met" else None
+    run.note("end", outcome=proof.verdict.outcome, complete=found.stopped != EXPIRED)
+    run.answers.forget()
     return Result(proof.verdict, report, run.path, published)
+
+
+def _search_deadline(job: Job, prepared: Prepared, on_price: OnPrice | None) -> Deadline:
+    """When the search has to end so that there is time for the verdict; tells the price."""
+    price = price_of(job, prepared)
+    if on_price:
+        on_price(price)
+    return search_deadline(job.holdout.deadline, price)
+
+
+def _verify(job: Job, best: Path, run: RunFolder, on_progress: OnProgress | None) -> Verified:
+    """The verdict on the best candidate.
+
+    Raises:
+        BudgetError: there was no time for it; says where the candidate is.
+    """
+    goal, timing = job.config.goal(), timing_of(job.config)
+    try:
+        return verify_files(job.model, best, job.holdout, goal, timing, on_progress, run.answers)
+    except BudgetError as error:
+        raise BudgetError(
+            f"{error.message} before the verdict; the best candidate, unverified, is {best}",
+            error.cure,
+        ) from error
 
 
 def run_path(config: Config, output: Path) -> Path:

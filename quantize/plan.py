@@ -475,8 +475,9 @@ class Trial:
         seconds: how long making and measuring it took.
         probe: closeness to float on the few images that compare candidates, or None.
         gain_db: what it brought on them over the candidate it was made from, in dB.
-        outcome: whether all search images say that the goal is met, or None where they were not
+        outcome: whether the search images say that the goal is met, or None where they were not
             asked; speed does not count.
+        images: how many of them it took.
     """
 
     plan: Plan
@@ -490,6 +491,7 @@ class Trial:
     probe: Fidelity | None = None
     gain_db: float | None = None
     outcome: Outcome | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -505,6 +507,34 @@ class SearchResult:
     best: Trial | None
     trials: tuple[Trial, ...]
     stopped: str
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer costs and brings.
+
+    Attributes:
+        name: of its node in the float model.
+        operator: of that node.
+        int8: whether it computes on integers.
+        multiply_add_share: of the whole model's (a ratio).
+        sqnr_db: output SQNR with only this layer rounded, in dB: infinite where that changes
+            nothing, None where the layer stays float, cannot be told or the time was over.
+        noise_share: its noise power over the sum of all layers' (a ratio), None likewise.
+        weight_range_ratio: largest over smallest max|w| of its output channels, those that are
+            all zero left out; None without any other.
+        saturation: share of its input's values that the int8 file's grid cuts off (a ratio), None
+            where the layer does not read integers.
+    """
+
+    name: str
+    operator: str
+    int8: bool
+    multiply_add_share: float
+    sqnr_db: float | None
+    noise_share: float | None
+    weight_range_ratio: float | None
+    saturation: float | None
 
 
 # -------------------------------------------------------------------------- progress

@@ -17,12 +17,13 @@ from quantize.deadline import NEVER, Deadline
 from quantize.graph.expose import float_tensors
 from quantize.graph.prepare import Prepared, prepare
 from quantize.job import Job, open_job
+from quantize.judging import probe_size
 from quantize.measure import predictor, timing_of
 from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
 from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
-from quantize.strategy import TRIED, accept, probe_size
+from quantize.strategy import TRIED, accept
 
 _PROBED = 32
 _INC_START_S = 8.0

@@ -6,8 +6,9 @@ Repairs are applied in the order of `REPAIRS`, whatever order they were tried in
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,25 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from quantize.calibrate import calibrate
+from quantize.deadline import NEVER, Deadline
 from quantize.errors import EngineError
 from quantize.graph.expose import channel_high_of, mean_square_of, with_channel_extremes
 from quantize.graph.io import to_bytes
-from quantize.graph.layers import Layer, absorbed, alone, constants_of, layers, with_constants
+from quantize.graph.layers import (
+    Layer,
+    absorbed,
+    absorbed_limits,
+    alone,
+    constants_of,
+    layers,
+    with_constants,
+)
 from quantize.graph.points import quantization_points
 from quantize.graph.view import View
 from quantize.plan import Encoding, Encodings, Plan, Range, Statistics
 from quantize.repair.columns import conv_columns, matrix_columns
 from quantize.repair.equalize import Channels, equalize, scaled_constants
+from quantize.repair.front import Faced, faced
 from quantize.repair.ranges import mse_optimal
 from quantize.repair.walk import Array, Columns, Remedies, Repaired, Step, walk
 from quantize.runtime import Operator, Session
@@ -34,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPAIRS = ("equalize", "ranges", "scales", "rounding", "bias")
+REPAIRS = ("equalize", "pixels", "ranges", "scales", "rounding", "bias")
 """All remedies, in the order in which they are applied."""
 
 FOLLOWING = frozenset({"rounding", "bias"})
@@ -57,6 +68,7 @@ class Bench:
         images: float32 [N,C,H,W], at most `WALKED` of them.
         threads: of each session.
         pinned: nodes that the user keeps float; no repair touches them.
+        deadline: when the work breaks off.
     """
 
     model: onnx.ModelProto
@@ -64,6 +76,7 @@ class Bench:
     images: NDArray[np.float32]
     threads: int
     pinned: frozenset[str] = frozenset()
+    deadline: Deadline = NEVER
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +88,13 @@ class Repairs:
         weights: layer -> name of its weight.
         floats: layer -> weight and bias as they are for a layer that stays float: equalized,
             but not rounded.
+        attached: layer -> names of further constants, which go where the layer stays float.
     """
 
     encodings: Encodings
     weights: Mapping[str, str]
     floats: Mapping[str, tuple[Array, Array | None]]
+    attached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def leaving(self, keep_float: Iterable[str]) -> Encodings:
         """The encodings with these layers left float."""
@@ -88,6 +103,8 @@ class Repairs:
         for name in keep_float:
             if name in self.weights:
                 tensors.pop(self.weights[name], None)
+                for other in self.attached.get(name, ()):
+                    constants.pop(other)
                 weight, bias = self.floats[name]
                 constants[self.weights[name]] = weight
                 if bias is not None:
@@ -117,6 +134,13 @@ def repair(bench: Bench, plan: Plan) -> Repairs:
         model, moved = _equalized(model, bench)
         bench = replace(bench, statistics=_recounted(model, moved, bench))
     encodings = _activations(model, bench, by_error="ranges" in plan.repairs)
+    floats = bench.pinned.union(plan.keep_float)
+    front = faced(model, bench.images, floats) if "pixels" in plan.repairs else None
+    plain = model
+    if front is not None:
+        model = front.model
+        del encodings[front.image]
+        encodings[front.tensor] = front.encoding
     remedies = Remedies(
         scales="scales" in plan.repairs,
         rounding="rounding" in plan.repairs,
@@ -126,12 +150,13 @@ def repair(bench: Bench, plan: Plan) -> Repairs:
     with threadpool_limits(limits=1, user_api="blas"):  # its sums differ between thread counts
         walked = walk(
             {View(model.graph).inputs[0].name: bench.images},
-            _steps(model, bench, bench.pinned.union(plan.keep_float)),
+            _steps(model, bench, floats),
             {name: encoding for name, encoding in encodings.items() if name not in before},
             remedies,
             limit=63 if plan.scheme.reduce_range else 127,
+            deadline=bench.deadline,
         )
-    return _gathered(model, encodings, walked, plan.keep_float)
+    return _gathered(plain, encodings, walked, plan.keep_float, front)
 
 
 def plain_encodings(model: onnx.ModelProto, statistics: Statistics) -> Encodings:
@@ -146,6 +171,22 @@ def plain_encodings(model: onnx.ModelProto, statistics: Statistics) -> Encodings
 def equalized(model: onnx.ModelProto, bench: Bench) -> onnx.ModelProto:
     """A copy that computes the same with equalized channels; see `repair.equalize`."""
     return _equalized(model, bench)[0]
+
+
+def rounded_from(bench: Bench, plan: Plan) -> tuple[onnx.ModelProto, Statistics]:
+    """The float model whose weights the plan's repairs round, with the histograms that suit it.
+
+    It computes what the prepared one does. An activation whose channels were equalized has no
+    histogram here.
+    """
+    model, moved = _with_all_biases(bench.model), set[str]()
+    if "equalize" in plan.repairs:
+        model, moved = _equalized(model, bench)
+    if "pixels" in plan.repairs:
+        front = faced(model, bench.images, bench.pinned.union(plan.keep_float))
+        model = model if front is None else front.model
+    histograms = {n: h for n, h in bench.statistics.histograms.items() if n not in moved}
+    return model, replace(bench.statistics, histograms=histograms)
 
 
 def _equalized(model: onnx.ModelProto, bench: Bench) -> tuple[onnx.ModelProto, set[str]]:
@@ -279,7 +320,7 @@ def encoding_of(span: Range) -> Encoding:
 
 def _steps(model: onnx.ModelProto, bench: Bench, floats: frozenset[str]) -> list[Step]:
     known = {layer.name: layer for layer in layers(model) if layer.name not in floats}
-    values = constants_of(model)
+    values, limits = constants_of(model), absorbed_limits(model)
     made = {View(model.graph).inputs[0].name}
     steps = []
     for node in model.graph.node:
@@ -309,6 +350,7 @@ def _steps(model: onnx.ModelProto, bench: Bench, floats: frozenset[str]) -> list
                 bias=bias,
                 columns=_columns(layer, len(matrix)),
                 has_bias=layer.bias is not None,
+                limits=limits.get(layer.output, (-math.inf, math.inf)),
             )
         )
     return steps
@@ -362,8 +404,10 @@ def _gathered(
     encodings: dict[str, Encoding],
     walked: Mapping[str, Repaired],
     keep_float: Iterable[str],
+    front: Faced | None,
 ) -> Repairs:
-    constants: dict[str, Array] = {}
+    """All of it; `model` is the one that the layers left float belong to, without a front."""
+    constants: dict[str, Array] = {} if front is None else dict(front.constants)
     biases: dict[str, Array] = {}
     floats: dict[str, tuple[Array, Array | None]] = {}
     values = constants_of(model)
@@ -381,4 +425,5 @@ def _gathered(
         constants[layer.weight] = values[layer.weight]  # perhaps equalized
         if layer.bias:
             biases[layer.name] = values[layer.bias]
-    return Repairs(Encodings(encodings, constants, biases), weights, floats)
+    attached = {} if front is None else {front.layer: tuple(front.constants)}
+    return Repairs(Encodings(encodings, constants, biases), weights, floats, attached)

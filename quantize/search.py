@@ -8,7 +8,8 @@ The ladder, cheapest first:
    smallest sufficient number found by doubling and bisection, then each given back if it can be.
 
 Candidates are compared by output SQNR on a few images, the probe. Only a promising one is judged
-on all search images, and only if so many images can decide at all. Measured time accepts or
+on the search images, and only if so many images can decide at all; it is looked at several times
+while they come in, and clearly good or bad ones are known early. Measured time accepts or
 refuses, it never chooses, so that two runs end with the same bytes.
 """
 
@@ -38,7 +39,7 @@ LEAST_GAIN_DB = 0.1
 
 @dataclass(frozen=True)
 class Quality:
-    """What all search images say of one candidate.
+    """What the search images say of one candidate.
 
     Attributes:
         accuracy: top-1 (ratio), or None without labels.
@@ -46,6 +47,7 @@ class Quality:
         outcome: whether the goal is met, unmet or neither is sure.
         good: whether the goal is met by the point rule.
         note: the figures.
+        images: how many search images were looked at.
     """
 
     accuracy: float | None
@@ -53,6 +55,7 @@ class Quality:
     outcome: Outcome
     good: bool
     note: str
+    images: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Hands:
     Attributes:
         make: writes the plan's int8 file.
         probe: compares a file with float on a few images.
-        judge: compares a file with float on all search images.
+        judge: compares a file with float on the search images, as many as it takes.
         time: measures a file against float.
         fast_enough: whether a latency meets the floor.
         decidable: whether the search images could show a perfect candidate to meet the goal.
@@ -285,6 +288,7 @@ def _judge(trial: Trial, path: Path, hands: Hands) -> Trial:
         note="; ".join(notes),
         seconds=trial.seconds + time.monotonic() - start,
         outcome=quality.outcome,
+        images=quality.images,
     )
 
 

@@ -10,30 +10,25 @@ from quantize.answers import AnswerFolder, Answers
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
 from quantize.errors import BudgetError, EngineError, ModelError
-from quantize.evaluation import Reference, against, logits_row, reference
+from quantize.evaluation import Reference, logits_row, reference
 from quantize.graph.coverage import coverage
 from quantize.graph.prepare import Prepared
-from quantize.job import Images, Job, check_readable
+from quantize.job import Job, check_readable
 from quantize.journal import RunFolder
+from quantize.judging import baseline, decidable, judge, probe, probe_images
 from quantize.latency import meets_floor
 from quantize.loops import inc_loop, settled
-from quantize.measure import pairs, predictor, time_files, timing_of
-from quantize.paired import decide_agreement, decide_drop, drop, margin
-from quantize.plan import Evaluation, Goal, Latency, Outcome, Plan, SearchResult
+from quantize.measure import predictor, time_files, timing_of
+from quantize.plan import Latency, Plan, SearchResult
 from quantize.probe import shapes_of
 from quantize.remedies import FOLLOWING
 from quantize.sanity import check_float
-from quantize.search import Hands, Quality, guided
+from quantize.search import Hands, guided
 
 log = logging.getLogger(__name__)
 
 TRIED = ("bias", "equalize", "ranges", "rounding", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
-
-SEARCH_CONFIDENCE = 0.9
-"""One-sided; only steers the search, the verdict has its own."""
-
-_LEAST_PROBE, _MOST_PROBE = 16, 64
 
 
 def accept(job: Job, prepared: Prepared, answers: AnswerFolder | None = None) -> Reference:
@@ -154,7 +149,7 @@ def _loop(
     job: Job, base: Reference, workshop: Workshop, hands: Hands, run: RunFolder
 ) -> SearchResult:
     """INC's loop, made durable as a whole: INC cannot continue one, but evaluations are kept."""
-    found = inc_loop(job, _baseline(job, base), workshop, hands)
+    found = inc_loop(job, baseline(base, job.config.goal()), workshop, hands)
     if found.best is not None and not hands.expired():
         count = len(found.trials)
         run.note("loop", stopped=found.stopped, trials=count, of=len(run.trials()))
@@ -170,12 +165,6 @@ def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
     return settled(trials[-noted["trials"] :], noted["stopped"], hands)
 
 
-def _baseline(job: Job, base: Reference) -> float:
-    """What the float model scores on the search images: top-1, or agreement with itself."""
-    on_labels = job.config.goal().kind != "agreement" and base.evaluation.labelled
-    return base.evaluation.accuracy() if on_labels else 1.0
-
-
 def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Hands:
     """The search's functions, on real files."""
     goal, timing = job.config.goal(), timing_of(job.config)
@@ -184,66 +173,16 @@ def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> H
         images = job.search.first(1)
         return time_files(job.model.path, path, images, timing, floor=goal.speed_floor)
 
-    few = _probe_images(job, base)
+    few = probe_images(job, base)
+    loop = job.config.tuning.strategy.name in INC_STRATEGIES  # INC is told of all images
     return Hands(
         make=workshop.make,
-        probe=lambda path: against(few[0], predictor(path), few[1]).fidelity,
-        judge=lambda path: quality(path, job, base, goal, run.answers),
+        probe=lambda path: probe(path, few),
+        judge=lambda path: judge(path, job, base, run.answers, whole=loop),
         time=latency,
         fast_enough=lambda seen: meets_floor(seen, goal.speed_floor),
-        decidable=_outcome(base, base.evaluation, 1.0, goal) == "met",
+        decidable=decidable(base, goal),
         remember=run.remember,
         recall=run.recall,
         expired=lambda: job.search.deadline.passed,
     )
-
-
-def probe_size(images: int) -> int:
-    """How many of the search images compare candidates."""
-    return min(images, max(_LEAST_PROBE, min(_MOST_PROBE, images // 8)))
-
-
-def _probe_images(job: Job, base: Reference) -> tuple[Reference, Images]:
-    """The first images of the search set, which is shuffled, and the float answers to them."""
-    few = base.first(probe_size(base.evaluation.images))
-    kept = set(few.evaluation.digests)
-    samples = tuple(sample for sample in job.search.samples if sample.digest in kept)
-    return few, replace(job.search, samples=samples, drop_last=False, on_progress=None)
-
-
-def quality(
-    path: Path, job: Job, base: Reference, goal: Goal, answers: AnswerFolder | None = None
-) -> Quality:
-    """Compare a candidate with float on all search images."""
-    with pairs("judge", answers, job.model, path, job.search) as kept:
-        seen = against(base, predictor(path), job.search.without(kept.done), kept)
-    share = seen.fidelity.agreement
-    outcome = _outcome(base, seen.int8, share, goal)
-    good = _outcome(base, seen.int8, share, goal, confidence=None) == "met"
-    if _on_agreement(base, goal):
-        return Quality(None, seen.fidelity, outcome, good, f"agreement {100 * share:.2f} %")
-    difference = drop(base.evaluation, seen.int8)
-    allowed = 100 * margin(goal, base.evaluation.accuracy())
-    note = f"drop {difference.points:.2f} points on search images, {allowed:.2f} allowed"
-    return Quality(seen.int8.accuracy(), seen.fidelity, outcome, good, note)
-
-
-def _on_agreement(base: Reference, goal: Goal) -> bool:
-    """Whether answers are compared with float's: asked for, or all there is without labels."""
-    return goal.kind == "agreement" or not base.evaluation.labelled
-
-
-def _outcome(
-    base: Reference,
-    int8: Evaluation,
-    agreement: float,
-    goal: Goal,
-    confidence: float | None = SEARCH_CONFIDENCE,
-) -> Outcome:
-    """Met, unmet or undecided at the search's own confidence."""
-    asked = replace(goal, confidence=confidence)
-    if not _on_agreement(base, goal):
-        return decide_drop(drop(base.evaluation, int8), base.evaluation.accuracy(), asked)
-    if goal.kind != "agreement":
-        asked = replace(asked, tolerance=1 - goal.tolerance)
-    return decide_agreement(agreement, base.evaluation.images, asked)

@@ -19,6 +19,7 @@ from models import (
 )
 from quantize import cli as command_line
 from quantize import load_config, pipeline
+from quantize.bundle.writing import release
 
 CLASSES = 4
 SIZE = 16
@@ -123,6 +124,20 @@ def done(template, tmp_path_factory):
     """A copy of the job that was run once, with its result; only to be read."""
     files = TinyJob(Path(shutil.copytree(template.folder, tmp_path_factory.mktemp("done") / "job")))
     return files, files.tune()
+
+
+@pytest.fixture(scope="session")
+def released(done, tmp_path_factory):
+    """A release of that run with everything in it; only to be read."""
+    files, result = done
+    return release(
+        result.run,
+        files.model,
+        tmp_path_factory.mktemp("released") / "bundle",
+        license="Apache-2.0",
+        include_float=True,
+        with_preprocessing=True,
+    )
 
 
 @dataclass(frozen=True)

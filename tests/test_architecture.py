@@ -18,12 +18,12 @@ ROOT = Path(quantize.__file__).parent
 LEVELS = (
     "__main__",
     "cli console",
-    "pipeline strategy loops measure price outcome candidates job sanity inspection classify report"
-    " demo rebuild",
+    "pipeline strategy judging loops measure price outcome candidates job sanity inspection classify report"
+    " demo rebuild explanation bundle",
     "config",
-    "search verdict journal remedies",
+    "search verdict journal remedies sequential layer_table",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
-    "data runtime graph histogram answers",
+    "data runtime graph histogram answers trinomial",
     "plan files npz deadline",
     "errors",
 )
@@ -37,9 +37,9 @@ DOORS = {
     "pydantic_core": r"config\..*",
     "neural_compressor": r"engines\.inc.*",
     "onnxruntime": r"runtime|engines\.ort",
-    "onnx": r"graph\..*|engines\..*|repair\..*|demo\.train",
-    "google": r"graph\.io",
-    "scipy": r"latency|paired|demo\.train",
+    "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|demo\.train",
+    "google": r"graph\.io|bundle\.model",
+    "scipy": r"latency|paired|sequential|trinomial|demo\.train",
     "threadpoolctl": r"remedies",
     "typer": r"cli",
     "rich": r"console",

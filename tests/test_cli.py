@@ -44,11 +44,24 @@ def test_the_version(cli):
 def test_help_names_every_verb(cli, flag):
     answer = cli(flag)
     assert answer.code == 0
-    for verb in ("tune", "verify", "evaluate", "benchmark", "predict", "inspect", "demo"):
+    for verb in (
+        "tune",
+        "verify",
+        "evaluate",
+        "benchmark",
+        "predict",
+        "inspect",
+        "demo",
+        "release",
+        "check",
+    ):
         assert f"\n  {verb} " in answer.out
 
 
-@pytest.mark.parametrize("verb", ["tune", "verify", "evaluate", "benchmark", "predict", "inspect"])
+@pytest.mark.parametrize(
+    "verb",
+    ["tune", "verify", "evaluate", "benchmark", "predict", "inspect", "release", "check"],
+)
 def test_every_verb_has_help_and_json(cli, verb):
     answer = cli(verb, "--help")
     assert answer.code == 0

@@ -1,11 +1,20 @@
 """Layers as matrices, copies with other constants, single nodes as models."""
 
+import math
+
 import numpy as np
 import onnx
 import pytest
 
 from graphs import answers, build, noise
-from quantize.graph.layers import absorbed, alone, constants_of, layers, with_constants
+from quantize.graph.layers import (
+    absorbed,
+    absorbed_limits,
+    alone,
+    constants_of,
+    layers,
+    with_constants,
+)
 from quantize.runtime import Session
 
 CONV = """
@@ -232,3 +241,27 @@ def test_a_node_alone_keeps_its_constants_and_reads_an_input_twice():
     session = Session(alone(model, square, {"h"}).SerializeToString())
     assert session.inputs == ["h"]
     np.testing.assert_array_equal(session.run_feeds({"h": clipped})[0], clipped**2)
+
+
+def test_what_a_relu_or_clip_cuts_off():
+    model = build(
+        """(float[N,3,7,7] x) => (float[N,3,7,7] y) {
+            [c] a = Conv(x, w)
+            [r] b = Relu(a)
+            [d] c = Conv(b, w2)
+            [k] d = Clip(c, low, high)
+            [e] e = Conv(d, w3)
+            [m] f = Clip(e, , high)
+            [g] g = Conv(f, w4)
+            [n] y = Clip(g, low, none)
+        }""",
+        **dict.fromkeys(("w", "w2", "w3", "w4"), (3, 3, 1, 1)),
+        low=np.float32(-1),
+        high=np.float32(6),
+    )
+    model.graph.node[-1].input[2] = "x"
+    assert absorbed_limits(model) == {
+        "a": (0.0, math.inf),
+        "c": (-1.0, 6.0),
+        "e": (-math.inf, 6.0),
+    }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from quantize.errors import DataError
 from quantize.paired import (
@@ -263,12 +263,110 @@ def test_a_confidence_asks_the_one_sided_limit():
     seen = Drop(0, 0, 0, 12, 4, 1000)
     low, high = tango(12, 4, 1000, 0.90)
     for allowed, expected in (
-        (high + 1e-6, "met"),
+        (high * 1.03, "met"),
         (high - 1e-6, "undecided"),
         (low + 1e-6, "undecided"),
-        (low - 1e-6, "unmet"),
+        (low * 0.7, "unmet"),
     ):
         assert decide_drop(seen, 1.0, Goal(allowed, "absolute", confidence=0.95)) == expected
+
+
+def test_the_limit_alone_does_not_decide_where_it_errs_too_often():
+    """Nothing lost of 52 happens to 6.9 % of models that lose 5 %."""
+    seen = Drop(0, 0, 0, 0, 0, 52)
+    assert tango(0, 0, 52, 0.90).high < 0.05
+    assert decide_drop(seen, 1.0, Goal(0.05, "absolute", confidence=0.95)) == "undecided"
+    assert decide_drop(seen, 1.0, Goal(0.05, "absolute", confidence=0.93)) == "met"
+
+
+@pytest.mark.parametrize("table", [(12, 4, 1000), (0, 0, 100), (3, 0, 80)])
+def test_no_p_value_decides_against_the_limits(monkeypatch, table):
+    monkeypatch.setattr("quantize.paired.p_value", lambda *_: 0.0)
+    low, high = tango(*table, 0.90)
+    for allowed in (max(0.0, low) + 1e-6, high - 1e-6):
+        goal = Goal(allowed, "absolute", confidence=0.95)
+        assert decide_drop(Drop(0, 0, 0, *table), 1.0, goal) == "undecided"
+
+
+@given(tables(), st.floats(0, 1.5), st.sampled_from([0.6, 0.9, 0.99]))
+@settings(max_examples=60, deadline=None)
+def test_what_is_decided_agrees_with_the_limits(table, allowed, confidence):
+    lost, gained, n = table
+    outcome = decide_drop(
+        Drop(0, 0, 0, lost, gained, n), 1.0, Goal(allowed, "absolute", confidence=confidence)
+    )
+    low, high = tango(lost, gained, n, 2 * confidence - 1)
+    if outcome == "met":
+        assert high <= allowed + 1e-9
+    if outcome == "unmet":
+        assert low >= allowed - 1e-9
+
+
+def errors(n, goal, p_lost, p_gained, most=26):
+    """Chances of met and unmet, by `decide_drop` and by Tango's limit alone, table by table."""
+    total = dict.fromkeys(("met", "unmet", "limit"), 0.0)
+    for lost in range(most + 1):
+        for gained in range(most + 1 - lost if p_gained else 1):
+            rest = n - lost - gained
+            if rest < 0:
+                continue
+            ways = math.comb(n, lost) * math.comb(n - lost, gained)
+            chance = ways * p_lost**lost * p_gained**gained * (1 - p_lost - p_gained) ** rest
+            outcome = decide_drop(Drop(0, 0, 0, lost, gained, n), 1.0, goal)
+            if outcome != "undecided":
+                total[outcome] += chance
+            if tango(lost, gained, n, 2 * goal.confidence - 1).high <= goal.tolerance:
+                total["limit"] += chance
+    return total
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize(
+    ("n", "margin", "gained"),
+    [(20, 0.1, 0.0), (24, 0.1, 0.1), (52, 0.05, 0.0), (120, 0.02, 0.02), (500, 0.01, 0.0)],
+)
+def test_at_the_margin_the_promise_holds_exactly(n, margin, gained, confidence):
+    seen = errors(
+        n, Goal(margin, "absolute", confidence=confidence), margin + gained, gained, min(n, 26)
+    )
+    assert seen["met"] <= 1 - confidence
+    assert seen["unmet"] <= 1 - confidence
+
+
+@pytest.mark.parametrize(
+    ("n", "margin", "confidence", "chance"),
+    [(52, 0.05, 0.95, 0.95**52), (200, 0.01, 0.9, 0.99**200), (1000, 0.002, 0.9, 0.998**1000)],
+)
+def test_the_limit_alone_breaks_the_promise(n, margin, confidence, chance):
+    """So the sums above can fail: all discordance is loss, and nothing is lost by chance."""
+    seen = errors(n, Goal(margin, "absolute", confidence=confidence), margin, 0.0)
+    assert seen["limit"] == pytest.approx(chance)
+    assert seen["limit"] > 1 - confidence
+    assert seen["met"] < 1e-12
+
+
+def test_a_margin_above_every_drop_is_met():
+    assert decide_drop(Drop(0, 0, 0, 9, 0, 9), 1.0, Goal(1.0, "absolute", confidence=0.9)) == "met"
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("least", [0.5, 0.9, 0.98, 0.995])
+@pytest.mark.parametrize("n", [10, 52, 299, 1000])
+def test_agreement_at_its_margin_is_decided_as_seldom_as_promised(n, least, confidence):
+    goal = Goal(least, "agreement", confidence=confidence)
+    chances = binom.pmf(np.arange(n + 1), n, least)
+    outcomes = np.array([decide_agreement(equal / n, n, goal) for equal in range(n + 1)])
+    assert chances[outcomes == "met"].sum() <= 1 - confidence
+    assert chances[outcomes == "unmet"].sum() <= 1 - confidence
+
+
+def test_agreement_is_decided_by_the_exact_binomial():
+    """All of 298 equal still happens to 5.004 % of models at 99 %, all of 299 to 4.95 %."""
+    goal = Goal(0.99, "agreement", confidence=0.95)
+    assert decide_agreement(1.0, 298, goal) == "undecided"
+    assert decide_agreement(1.0, 299, goal) == "met"
+    assert decide_agreement(0.0, 1, goal) == "unmet"
+    assert decide_agreement(0.0, 1, Goal(0.9, "agreement", confidence=0.95)) == "undecided"
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.sampled_from([None, 0.8, 0.95]))

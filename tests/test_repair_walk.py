@@ -1,11 +1,13 @@
 """The walk, on networks of a few matrix products written in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from quantize.plan import Encoding
 from quantize.repair.columns import matrix_columns
-from quantize.repair.walk import Remedies, Step, walk
+from quantize.repair.walk import Remedies, Step, bias_shift, walk
 
 ALL = Remedies(scales=True, rounding=True, bias=True)
 RNG = np.random.default_rng(7)
@@ -190,3 +192,33 @@ def test_the_walk_is_deterministic_and_leaves_its_input_alone():
     for name in one:
         np.testing.assert_array_equal(one[name].integers, two[name].integers)
         np.testing.assert_array_equal(one[name].bias, two[name].bias)
+
+
+@pytest.mark.parametrize("shape", [(400, 3), (20, 3, 4, 5)])
+@pytest.mark.parametrize("limits", [(-np.inf, np.inf), (0.0, np.inf), (0.0, 2.0), (-np.inf, 1.0)])
+def test_the_means_between_the_limits_are_made_equal(shape, limits):
+    rng = np.random.default_rng(3)
+    wanted = rng.normal(0.4, 1, shape).astype(np.float32)
+    given = (0.9 * wanted + rng.normal(0.1, 0.2, shape)).astype(np.float32)
+    shift = bias_shift(wanted, given, limits)
+    axes = (0, *range(2, len(shape)))
+    moved = given + shift.reshape(-1, *[1] * (len(shape) - 2))
+    missing = (np.clip(wanted, *limits) - np.clip(moved, *limits)).mean(axis=axes)
+    assert np.abs(missing).max() < 1e-4
+
+
+def test_a_channel_that_is_always_cut_off_is_left_alone():
+    wanted = np.full((10, 2), -5, np.float32)
+    given = wanted + np.float32(1)
+    np.testing.assert_array_equal(bias_shift(wanted, given, (0.0, np.inf)), [0, 0])
+    np.testing.assert_allclose(bias_shift(wanted, given), [-1, -1])
+
+
+def test_the_mean_behind_a_relu_counts():
+    steps = network()
+    steps[0] = replace(steps[0], limits=(0.0, np.inf))
+    done = walk({"x": IMAGES}, steps, ENCODINGS, Remedies(bias=True))
+    (exact, _), (rough, _) = both(done)
+    error = (np.maximum(exact, 0) - np.maximum(rough, 0)).mean(axis=0, dtype=np.float64)
+    assert np.abs(error).max() < 1e-4
+    assert np.abs((exact - rough).mean(axis=0)).max() > 1e-3

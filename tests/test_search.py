@@ -80,7 +80,7 @@ class Desk:
         if isinstance(outcome, BaseException):
             raise outcome
         note = f"drop of {plan.key}"
-        return Quality(0.5, Fidelity(1.0, 0.8), outcome, outcome == "met", note)
+        return Quality(0.5, Fidelity(1.0, 0.8), outcome, outcome == "met", note, 100)
 
     def time(self, path):
         plan = self.plans.get(path) or next(p for p in self.known if Path(p.key) == path)

@@ -17,9 +17,12 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 
 from quantize.errors import EngineError
 from quantize.files import cannot_write
+from quantize.graph.front import front_of, pixels_of, with_front
 from quantize.graph.layers import with_constants
 from quantize.graph.order import sort_nodes
+from quantize.graph.scores import float_scores
 from quantize.graph.shield import shield_float_layers
+from quantize.graph.view import View
 from quantize.plan import Encodings, Plan, Statistics
 
 OPERATORS = [
@@ -83,12 +86,12 @@ def quantize(
             "name nodes of the model: quantize inspect lists what is float",
         )
     given = encodings or Encodings({}, {}, {})
-    copy = with_constants(model, given.constants, given.biases)
+    copy, added = _with_given(model, given)
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)  # it warns through the root logger about things we know
     try:
-        quantizer = _quantizer(copy, _tensors(statistics), plan, _overrides(given))
+        quantizer = _quantizer(copy, _tensors(statistics, given), plan, _overrides(given), added)
         quantizer.quantize_model()
     except OSError as error:  # it keeps models in temporary files
         raise cannot_write(Path(tempfile.gettempdir()), error) from error
@@ -100,12 +103,16 @@ def quantize(
     finally:
         log.setLevel(level)
     made: onnx.ModelProto = quantizer.model.model
-    _settle(made)
+    _settle(made, model)
     return made
 
 
 def _quantizer(
-    model: onnx.ModelProto, ranges: TensorsData, plan: Plan, overrides: dict[str, Any]
+    model: onnx.ModelProto,
+    ranges: TensorsData,
+    plan: Plan,
+    overrides: dict[str, Any],
+    added: tuple[str, ...],
 ) -> QDQQuantizer | ONNXQuantizer:
     per_channel = plan.scheme.weight_granularity == "per_channel"
     rest = {
@@ -115,7 +122,7 @@ def _quantizer(
         "activation_qType": QuantType.QUInt8,
         "tensors_range": ranges,
         "nodes_to_quantize": [],
-        "nodes_to_exclude": list(plan.keep_float),
+        "nodes_to_exclude": [*plan.keep_float, *added],
         "op_types_to_quantize": OPERATORS,
         "extra_options": {
             "WeightSymmetric": True,
@@ -126,6 +133,16 @@ def _quantizer(
     if plan.format == "qdq":
         return QDQQuantizer(model, **rest)
     return ONNXQuantizer(model, mode=QuantizationMode.QLinearOps, static=True, **rest)
+
+
+def _with_given(
+    model: onnx.ModelProto, given: Encodings
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A copy with the given constants, and the names of the float nodes that they came with."""
+    copy = with_constants(model, given.constants, given.biases)
+    pixels = given.tensors.get(pixels_of(View(model.graph).inputs[0].name))
+    front = front_of(copy, given.constants, None if pixels is None else pixels.scale)
+    return (copy, ()) if front is None else with_front(copy, front)
 
 
 def _overrides(encodings: Encodings) -> dict[str, Any]:
@@ -143,19 +160,25 @@ def _overrides(encodings: Encodings) -> dict[str, Any]:
     return overrides
 
 
-def _tensors(statistics: Statistics) -> TensorsData:
+def _tensors(statistics: Statistics, given: Encodings) -> TensorsData:
+    """The ranges; a given scale has the last word, but the quantizer asks for a range as well."""
+    spans = {name: (seen.low, seen.high) for name, seen in statistics.ranges.items()}
+    for name in given.tensors.keys() - spans.keys() - given.constants.keys():
+        scale, point = float(given.tensors[name].scale), given.tensors[name].zero_point
+        spans[name] = (-point * scale, (255 - point) * scale)
     return TensorsData(
         CalibrationMethod.MinMax,
         {
-            name: TensorData(lowest=np.float32(seen.low), highest=np.float32(seen.high))
-            for name, seen in statistics.ranges.items()
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in spans.items()
         },
     )
 
 
-def _settle(model: onnx.ModelProto) -> None:
-    """One order of nodes and constants, whatever the quantizer gave; float layers stay float."""
+def _settle(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """One order of nodes and constants, whatever the quantizer gave; what is float stays float."""
     sort_nodes(model.graph)
+    float_scores(model, original)
     shield_float_layers(model)
     ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]

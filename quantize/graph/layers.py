@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -174,3 +175,32 @@ def absorbed(model: onnx.ModelProto) -> dict[str, str]:
         and node.input[0] in view.producers
         and view.only_reader(node.input[0]) is not None
     }
+
+
+def absorbed_limits(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Activation before such a Relu or Clip -> its two limits."""
+    view = View(model.graph)
+    found = {
+        before: clip_limits(view, view.producers[behind])
+        for before, behind in absorbed(model).items()
+    }
+    return {before: limits for before, limits in found.items() if limits is not None}
+
+
+def clip_limits(view: View, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """Between which constants a node clips; None where it does not, or not by constants.
+
+    The upper one wins where they cross, as in onnxruntime.
+    """
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    if node.op_type != "Clip" or node.attribute:  # limits were attributes before opset 11
+        return None
+    limits = [-math.inf, math.inf]
+    for index, name in enumerate(node.input[1:3]):
+        value = view.constant(name) if name else None
+        if name and (value is None or value.size != 1):
+            return None
+        if value is not None:
+            limits[index] = float(np.asarray(value).reshape(()))
+    return limits[0], limits[1]

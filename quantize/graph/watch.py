@@ -14,11 +14,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from quantize.graph.expose import float_tensors, with_outputs
-from quantize.graph.layers import layers
+from quantize.graph.layers import clip_limits, layers
 from quantize.graph.view import View, dims
 
 _SAME_VALUES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -150,31 +149,12 @@ def _derived(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Clipped]:
         if not node.output or node.output[0] not in floats or node.input[0] not in floats:
             continue
         before = derived.get(node.input[0], Clipped(node.input[0]))
-        limits = _limits(view, node)
+        limits = clip_limits(view, node)
         if limits is not None:
             derived[node.output[0]] = before.then(*limits)
         elif node.op_type in _SAME_VALUES:
             derived[node.output[0]] = Clipped(before.source, before.low, before.high, False)
     return derived
-
-
-def _limits(view: View, node: onnx.NodeProto) -> tuple[float, float] | None:
-    """Between which constants a node clips; None where it does not, or not by constants.
-
-    The upper one wins where they cross, as in onnxruntime.
-    """
-    if node.op_type == "Relu":
-        return 0.0, math.inf
-    if node.op_type != "Clip" or node.attribute:  # limits were attributes before opset 11
-        return None
-    limits = [-math.inf, math.inf]
-    for index, name in enumerate(node.input[1:3]):
-        value = view.constant(name) if name else None
-        if name and (value is None or value.size != 1):
-            return None
-        if value is not None:
-            limits[index] = float(np.asarray(value).reshape(()))
-    return limits[0], limits[1]
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:

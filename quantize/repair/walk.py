@@ -3,11 +3,13 @@
 Two copies of the same few images go through the model side by side, one in float, one with every
 activation rounded as the int8 model rounds it. At each layer the float copy says what should come
 out and the quantized copy what goes in; weights are rounded for that input, and the bias takes up
-the difference of the means: b_m += mean(y_m) - mean(y'_m) per output channel m.
+the difference of the means: b_m += mean(y_m) - mean(y'_m) per output channel m. Where only a Relu
+or Clip reads the layer, the means behind it count, since what it cuts off reaches nobody.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +20,9 @@ from quantize.deadline import NEVER, Deadline
 from quantize.plan import Encoding
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
+
+_NEWTON_STEPS = 6
+_LEAST_SHARE = 0.05
 
 Array = NDArray[np.float32]
 Columns = Callable[[Array], Iterator[tuple[slice, NDArray[np.float64]]]]
@@ -52,6 +57,7 @@ class Step:
         bias: float32 [M], zeros where it has none.
         columns: input columns for rounding.
         has_bias: whether the operator can carry a bias.
+        limits: of the Relu or Clip that alone reads the result, infinite where there is none.
     """
 
     inputs: tuple[str, ...]
@@ -62,6 +68,7 @@ class Step:
     bias: Array | None = None
     columns: Columns | None = None
     has_bias: bool = True
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +165,44 @@ def _repair(
     done = Repaired(integers, scale, bias)
     given = step.run(rough, done.matrix, bias)
     if remedies.bias and step.has_bias:
-        shift = _mean(wanted) - _mean(given[0])
+        shift = bias_shift(wanted, given[0], step.limits)
         done = Repaired(integers, scale, np.asarray(bias + shift, np.float32))
-        given = [given[0] + shift.astype(np.float32).reshape(-1, *[1] * (wanted.ndim - 2))]
+        given = [given[0] + _along(shift, wanted.ndim)]
     return done, given
+
+
+def bias_shift(
+    wanted: Array, given: Array, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> NDArray[np.float64]:
+    """What to add to a layer's bias so that each channel's mean between the limits is right.
+
+    Without limits that is mean(wanted) - mean(given). With them the mean of clip(given + b) grows
+    with b as fast as the share of values between the limits, so Newton's method finds b; channels
+    that the limits cut off nearly always take small steps, and those cut off wholly none.
+
+    Args:
+        wanted: float32 [N,C] or [N,C,H,W].
+        given: likewise.
+        limits: low and high.
+
+    Returns:
+        float64 [C].
+    """
+    if limits == (-math.inf, math.inf):
+        return _mean(wanted) - _mean(given)
+    target = _mean(np.clip(wanted, *limits))
+    shift = np.zeros_like(target)
+    for _ in range(_NEWTON_STEPS):
+        moved = np.clip(given + _along(shift, given.ndim), *limits)
+        missing = target - _mean(moved)
+        inside = _mean(((moved > limits[0]) & (moved < limits[1])).astype(np.float32))
+        shift += np.where(inside > 0, missing / np.maximum(inside, _LEAST_SHARE), 0.0)
+    return shift
+
+
+def _along(shift: NDArray[np.float64], dimensions: int) -> Array:
+    """One number per channel, shaped for [N,C] or [N,C,H,W]; float32."""
+    return shift.astype(np.float32).reshape(-1, *[1] * (dimensions - 2))
 
 
 def _least_scale(step: Step, grid: Mapping[str, float]) -> Array:
