@@ -29,7 +29,7 @@ from scipy.stats import beta, binom, norm
 from quantize.paired import agreement_interval, decide_agreement, decide_drop
 from quantize.plan import Drop, Goal
 from quantize.sequential import decide_agreement_at, decide_drop_at, levels, looks
-from quantize.trinomial import EXACT_IMAGES, chances, nuisances, score, size
+from quantize.trinomial import EXACT_IMAGES, cautious_score, chances, nuisances, score, size
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -352,18 +352,11 @@ def worst_of_agreement(n: int, least: float, confidence: float) -> dict[str, flo
 
 def approximated(n: int, d0: float, level: float) -> float:
     """The largest chance, as a multiple of the level, of a p-value within it above EXACT_IMAGES."""
-
-    def within(lost: Counts, gained: Counts) -> NDArray:
-        seen = score(lost, gained, n, d0)
-        more = 0.5 + seen * seen / 6
-        nearly = score(lost + more, gained, n + more, d0) <= norm.ppf(level)
-        return (seen < 0) & nearly
-
     discordant = np.arange(n + 1)
     low, high = np.full(n + 1, -1), discordant
     while (low < high).any():
         lost = (low + high + 1) // 2
-        ok = within(lost, discordant - lost)
+        ok = cautious_score(lost, discordant - lost, n, d0) <= norm.ppf(level)
         low, high = np.where(ok, lost, low), np.where(ok, high, lost - 1)
     shares = nuisances(n, d0)
     return max(float(chances(part, d0, low).max()) for part in np.array_split(shares, 16)) / level

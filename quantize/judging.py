@@ -69,9 +69,9 @@ def judge(
 
 def decidable(base: Reference, goal: Goal) -> bool:
     """Whether so many images could show a perfect candidate to meet the goal."""
-    total = base.evaluation.images
+    at = looks(base.evaluation.images)
     perfect = Comparison(base.evaluation, base.evaluation, Fidelity(0.0, 1.0))
-    return _outcome_at(0, (total,), perfect, base, goal) == "met"
+    return _outcome_at(len(at) - 1, at, perfect, base, goal) == "met"
 
 
 def baseline(base: Reference, goal: Goal) -> float:

@@ -18,8 +18,8 @@ ROOT = Path(quantize.__file__).parent
 LEVELS = (
     "__main__",
     "cli console",
-    "pipeline strategy judging loops measure price outcome candidates job sanity inspection classify report"
-    " demo rebuild explanation bundle",
+    "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
+    " classify report demo rebuild explanation bundle",
     "config",
     "search verdict journal remedies sequential layer_table",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from quantize.trinomial import (
     EXACT_IMAGES,
+    cautious_score,
     chances,
     most_lost,
     nuisances,
@@ -54,7 +55,7 @@ DROPS = st.floats(1e-9, 0.4) | st.floats(-0.4, -1e-9) | st.sampled_from([0.0, 0.
 def test_a_chance_is_the_sum_over_the_tables(n, d0, most, place):
     share = abs(d0) + (1 - abs(d0)) * place
     seen = chances(np.array([share]), d0, most_lost(n, d0, most))
-    assert seen[0] == pytest.approx(chance(below(n, d0, most), n, d0, share), abs=1e-10)
+    assert seen[0] == pytest.approx(chance(below(n, d0, most), n, d0, share), abs=1e-8)
 
 
 @pytest.mark.parametrize(("n", "d0"), [(1, 0.0), (7, 0.03), (9, -0.2), (12, 0.0), (14, 0.1)])
@@ -118,28 +119,28 @@ def test_the_score_of_the_mirrored_table_is_mirrored(n, d0, data):
 
 def accepted_by_approximation(n, d0, level):
     """As `most_lost`, but for a p-value above EXACT_IMAGES that is within the level."""
-    found = np.full(n + 1, -1)
-    for discordant in range(n + 1):
-        low, high = -1, discordant
-        while low < high:
-            middle = (low + high + 1) // 2
-            ok = p_value.__wrapped__(middle, discordant - middle, n, d0) <= level
-            low, high = (middle, high) if ok else (low, middle - 1)
-        found[discordant] = low
-        if discordant > n * abs(d0) + 40:
-            break
-    return found
+    discordant = np.arange(n + 1)
+    low, high = np.full(n + 1, -1), discordant
+    while (low < high).any():
+        lost = (low + high + 1) // 2
+        within = cautious_score(lost, discordant - lost, n, d0) <= norm.ppf(level)
+        low, high = np.where(within, lost, low), np.where(within, high, lost - 1)
+    return low
 
 
-@pytest.mark.parametrize("d0", [0.0, 1e-4, -1e-4, 1e-3, -1e-3])
+@pytest.mark.parametrize("d0", [0.0, 1e-4, -1e-4, 1e-3, -1e-3, 0.02])
 @pytest.mark.parametrize("level", [0.1, 0.05, 0.01])
 def test_above_the_exact_images_the_promise_holds_too(d0, level):
     n = EXACT_IMAGES + 1
-    lost = accepted_by_approximation(n, d0, level)
-    few = np.arange(n + 1) <= n * abs(d0) + 40
-    shares = abs(d0) + np.linspace(0, 4, 60) ** 2 / n
-    found = chances(shares, d0, np.where(few, lost, -1)).max()
-    assert 0.1 * level < found <= level
+    found = chances(nuisances(n, d0), d0, accepted_by_approximation(n, d0, level)).max()
+    assert 0.9 * level < found <= level
+
+
+def test_above_the_exact_images_the_score_is_asked():
+    n = EXACT_IMAGES + 1
+    assert p_value(150, 100, n, 0.005) == norm.cdf(cautious_score(150, 100, n, 0.005))
+    assert cautious_score(150, 100, n, 0.005) > score(150, 100, n, 0.005)
+    assert cautious_score(150, 10, n, 0.005) == score(150, 10, n, 0.005) > 0
 
 
 @pytest.mark.parametrize("table", [(150, 100), (160, 150), (30, 10), (205, 20), (0, 0)])
