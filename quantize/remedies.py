@@ -256,19 +256,23 @@ def _starts_at_zero(view: View, activation: onnx.NodeProto) -> bool:
 def _channels(model: onnx.ModelProto, names: list[str], bench: Bench) -> dict[str, Channels]:
     """What each named activation's channels do on the walk's images."""
     session = Session(to_bytes(with_channel_extremes(model, names)), threads=bench.threads)
-    seen: dict[str, Channels] = {}
-    done = 0
+    halves: tuple[dict[str, Channels], dict[str, Channels]] = ({}, {})
+    done = [0, 0]
     for start in range(0, len(bench.images), _PIECE):
+        which = start // _PIECE % 2
+        seen = halves[which]
         piece = bench.images[start : start + _PIECE]
         values = dict(zip(session.outputs, session.run(piece), strict=True))
-        done += len(piece)
+        done[which] += len(piece)
         for index, name in enumerate(names):
             now = Channels(
                 values[channel_high_of(index)].astype(np.float64),
                 values[mean_square_of(index)].astype(np.float64),
             )
-            seen[name] = seen[name].merge(now, len(piece) / done) if name in seen else now
-    return seen
+            share = len(piece) / done[which]
+            seen[name] = seen[name].merge(now, share) if name in seen else now
+    first, second = halves[0], halves[1] or halves[0]
+    return {name: first[name].with_room(second[name]) for name in names}
 
 
 # --------------------------------------------------------------------------- the walk

@@ -27,7 +27,7 @@ from quantize.search import Hands, guided
 
 log = logging.getLogger(__name__)
 
-TRIED = ("bias", "equalize", "ranges", "rounding", "scales")
+TRIED = ("bias", "pixels", "ranges", "rounding", "equalize", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
 
 

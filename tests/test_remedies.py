@@ -14,7 +14,8 @@ from quantize.calibrate import calibrate
 from quantize.engines import ort
 from quantize.errors import EngineError
 from quantize.files import npz_bytes
-from quantize.graph.layers import absorbed, constants_of, layers
+from quantize.graph.expose import with_outputs
+from quantize.graph.layers import absorbed, constants_of, layers, with_constants
 from quantize.graph.points import quantization_points
 from quantize.graph.prepare import prepare
 from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
@@ -337,10 +338,10 @@ def planted(model):
 
 
 def test_a_layer_left_float_keeps_the_equalized_weights(skewed):
-    keep = ("c2",)
+    keep = ("c1",)
     wanted = plan("equalize", "bias", keep=keep)
     fresh = repair(skewed, wanted).encodings
-    assert not np.array_equal(fresh.constants["u"], constants_of(skewed.model)["u"])
+    assert not np.array_equal(fresh.constants["v"], constants_of(skewed.model)["v"])
     every = tuple(node.name for node in skewed.model.graph.node)
     floats = repair(skewed, plan("equalize", "bias", keep=every)).encodings
     made = written(skewed, plan(keep=every), floats)
@@ -403,6 +404,18 @@ def test_exact_pixels_take_their_share_of_the_noise_away(form):
     keep = [node.name for node in model.graph.node if node.name != "conv0_fwd"]
     noisy, exact = (sqnr(bench, *r, form=form, keep=keep) for r in (("ranges",), ("pixels",)))
     assert exact > noisy + 2
+
+
+def test_bias_correction_makes_the_means_behind_the_clip_right(skewed):
+    encodings = repair(skewed, plan("bias")).encodings
+    int8 = with_constants(skewed.model, encodings.constants, encodings.biases)
+    scale, zero = encodings.tensors["x"].scale, encodings.tensors["x"].zero_point
+    rough = (np.clip(np.rint(skewed.images / scale) + zero, 0, 255) - zero) * scale
+    exact, seen = (
+        answers(with_outputs(model, ["x0"]), images)[1].mean(axis=(0, 2, 3), dtype=np.float64)
+        for model, images in ((skewed.model, skewed.images), (int8, rough))
+    )
+    np.testing.assert_allclose(seen, exact, atol=1e-4)
 
 
 def test_images_on_no_grid_are_rounded_as_before():

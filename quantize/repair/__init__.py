@@ -1,6 +1,7 @@
 """Remedies that make the int8 model lose less, in numpy: one a file. None costs speed.
 
 equalize   cross-layer equalization, on the float model
+pixels     the input on the grid of its pixels; front: as a float model
 scales     weight scales with the least squared error
 rounding   least-squares rounding of weights
 bias       bias correction

@@ -1,0 +1,125 @@
+"""What a release is made from: a finished run, and the float model that it started with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantize.bundle.contract import Contract
+from quantize.bundle.model import Ports, parse, ports
+from quantize.bundle.values import Value, read_json
+from quantize.config import Config, load_config
+from quantize.errors import BundleError, ModelError, RunFolderError, UnmetError
+from quantize.files import sha256
+from quantize.plan import TOP_K
+from quantize.report.reading import REPORT, read_account
+
+_AGAIN = "run the same tune command again: a finished run is only verified anew"
+_BEST = "best.onnx"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A run that can be released.
+
+    Attributes:
+        run: its folder.
+        model: the float file, the very one that the run started from.
+        report: of the run, checked as it is read.
+        config: as the run used it.
+        best: bytes of the file that was verified.
+        ports: what that file takes and gives.
+        contract: the preprocessing and the scores.
+    """
+
+    run: Path
+    model: Path
+    report: Value
+    config: Config
+    best: bytes
+    ports: Ports
+    contract: Contract
+
+    @property
+    def met(self) -> bool:
+        """Whether the run met its goal."""
+        return bool(self.report.at("verdict", "outcome").value == "met")
+
+    @property
+    def top_k(self) -> int:
+        """How many classes `top5` counts: fewer than five where there are fewer."""
+        return min(TOP_K, self.contract.classes)
+
+
+def open_run(run: Path, model: Path, *, allow_unmet: bool) -> Source:
+    """Open a run folder for release.
+
+    Args:
+        run: a run folder.
+        model: the float model.
+        allow_unmet: release it even if the goal was not met.
+
+    Raises:
+        RunFolderError: no run, an unfinished or damaged one.
+        ModelError: the float model is not the one of the run.
+        UnmetError: the goal was not met.
+    """
+    account = read_account(run)
+    if not run.is_dir():
+        raise RunFolderError(f"{run} is no run folder", "name the folder, not a file in it")
+    report = read_json(run / REPORT, _AGAIN)
+    best = _read_best(run, report)
+    _check_float(model, report)
+    if account.outcome != "met" and not allow_unmet:
+        raise UnmetError(
+            f"run {run} did not meet its goal: {account.reason}",
+            "tune again, or release it all the same with --allow-unmet",
+        )
+    config = load_config(run / "config.yaml")
+    found = ports(parse(best, _BEST))
+    return Source(run, model, report, config, best, found, _contract(report, config, found))
+
+
+def _read_best(run: Path, report: Value) -> bytes:
+    try:
+        best = (run / _BEST).read_bytes()
+    except OSError as error:
+        raise RunFolderError(
+            f"{run / _BEST} cannot be read: {error.strerror}", "run the same tune command again"
+        ) from error
+    if hashlib.sha256(best).hexdigest() != report.at("int8_model", "sha256").digest():
+        raise RunFolderError(f"{run / _BEST} is not the file that the run verified", _AGAIN)
+    return best
+
+
+def _check_float(model: Path, report: Value) -> None:
+    if not model.is_file():
+        raise ModelError(f"model {model} does not exist or is no file", "check the path")
+    expected = report.at("float_model", "sha256").digest()
+    if sha256(model) != expected:
+        raise ModelError(
+            f"model {model} is not the float model of the run, whose sha256 is {expected[:16]}...",
+            "name the file that was tuned; if it changed since, tune again",
+        )
+
+
+def _contract(report: Value, config: Config, found: Ports) -> Contract:
+    steps = report.at("data", "holdout", "preprocessing")
+    size = [item.count(1 << 16) for item in report.at("float_model", "input", "size").items()]
+    if len(size) != 3:
+        raise report.at("float_model", "input", "size").wrong("[C, H, W]")
+    contract = Contract(
+        tuple(item.value for item in steps.items()),
+        report.at("float_model", "input", "name").text(),
+        (size[0], size[1], size[2]),
+        report.at("float_model", "output", "name").text(),
+        report.at("float_model", "output", "classes").count(1 << 24),
+        found.probabilities,
+        config.evaluation.accuracy.label_shift,
+    )
+    try:
+        contract.pipeline()
+    except BundleError as error:
+        raise RunFolderError(f"the run's preprocessing: {error.message}", _AGAIN) from error
+    return contract
