@@ -24,6 +24,7 @@ from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
 from quantize.graph.prepare import Prepared
 from quantize.graph.shield import shield_float_layers
+from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
 from quantize.remedies import (
@@ -158,8 +159,9 @@ class Workshop:
 
 
 def finished(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """An engine's model as it ships: sorted, float layers shielded, signature as declared."""
+    """An engine's model as it ships: sorted, widened, shielded, with the declared signature."""
     sort_nodes(made.graph)
+    widen(made)
     shield_float_layers(made)
     restore_signature(made, original)
     return made

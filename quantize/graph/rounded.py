@@ -56,6 +56,7 @@ class _Found:
     """A layer of the int8 file: one row of the weight per output channel."""
 
     node: onnx.NodeProto
+    tensor: NDArray[np.float32]
     rows: NDArray[np.float32]
     bias: NDArray[np.float32] | None
     scale: float
@@ -86,7 +87,7 @@ def rounded_layers(model: onnx.ModelProto, int8_model: onnx.ModelProto) -> dict[
     for weight, nodes in known.items():
         there = found.get(weight, [])
         for node, seen in zip(nodes, there, strict=False) if len(nodes) == len(there) else ():
-            tensor = _in_shape(view, node, seen.rows)
+            tensor = _in_shape(view, node, seen)
             if tensor is not None:
                 result[node.name] = _rounded(view, other, node, seen, tensor)
     return result
@@ -104,13 +105,18 @@ def _axis(node: onnx.NodeProto) -> int:
     return 0 if transposed or "Conv" in node.op_type else 1
 
 
-def _in_shape(
-    view: View, node: onnx.NodeProto, rows: NDArray[np.float32]
-) -> NDArray[np.float32] | None:
-    """Rows as the float layer's weight has them; None where they are not of that layer."""
+def _in_shape(view: View, node: onnx.NodeProto, seen: _Found) -> NDArray[np.float32] | None:
+    """The weight as the float layer has it; None where it is not of that layer.
+
+    Channels of zeros that were added for the kernels' sake are cut off.
+    """
     shape, axis = tuple(view.initializers[node.input[1]].dims), _axis(node)
     if len(shape) <= axis:
         return None
+    if "Conv" in seen.node.op_type and seen.tensor.ndim == len(shape):
+        cut = seen.tensor[tuple(slice(side) for side in shape)]
+        return np.ascontiguousarray(cut) if cut.shape == shape else None
+    rows = seen.rows
     moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
     if len(rows) != moved[0] or rows.size != np.prod(moved):
         return None
@@ -131,7 +137,7 @@ def _rounded(
     return Rounded(
         seen.node.name,
         weight,
-        None if bias is None else bias.reshape(-1),
+        None if bias is None else bias.reshape(-1)[: weight.shape[_axis(node)]],
         seen.scale,
         int(seen.zero_point),
         int(ends.min),
@@ -159,7 +165,7 @@ def _read(view: View, node: onnx.NodeProto) -> Iterator[tuple[str, _Found]]:
         return
     rows = rows_of(node, tensor)
     inputs = float(np.asarray(scale).reshape(())), point.reshape(())
-    found = _Found(node, rows, _bias(view, node, inputs[0], weight[1], len(rows)), *inputs)
+    found = _Found(node, tensor, rows, _bias(view, node, inputs[0], weight[1], len(rows)), *inputs)
     yield weight[0].removesuffix(_SUFFIX), found
 
 
