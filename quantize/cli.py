@@ -457,6 +457,30 @@ def explain(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: report.html in it.", metavar="FILE"),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Show changed images from this folder.", metavar="DIR"),
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
+    ] = None,
+) -> None:
+    """Write the page of a finished run again: with class names, with small pictures."""
+    from quantize.classify import read_names
+    from quantize.report import rendering
+
+    known = read_names(names) if names else None
+    made = rendering.render(run, output, names=known, images=images)
+    _say({"output": str(made)}, [f"files      {made}"], as_json=False)
+
+
+@app.command()
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for its files.", metavar="DIR")

@@ -100,7 +100,9 @@ def publish(best: Path, output: Path) -> Path:
 def write_outcome(
     run: RunFolder, job: Job, report: dict[str, Any], proof: Verified, tables: Tables
 ) -> None:
-    """Write config.yaml, outcomes.npz, the tables, report.json and summary.txt."""
+    """Write config.yaml, outcomes.npz, the tables, report.json, summary.txt and report.html."""
+    from quantize.report.page import PAGE, page  # matplotlib and Jinja2 only when they are used
+
     run.write("config.yaml", job.config.to_yaml())
     seen = proof.comparison
     run.write_arrays(
@@ -114,3 +116,4 @@ def write_outcome(
         run.write(name, content)
     run.write_json("report.json", report)
     run.write("summary.txt", summary(report))
+    run.write(PAGE, page(report))

@@ -43,12 +43,17 @@ DOORS = {
     "threadpoolctl": r"remedies",
     "typer": r"cli",
     "rich": r"console",
+    "jinja2": r"report\.page",
+    "markupsafe": r"report\.page",
+    "matplotlib": r"report\.plots",
     "jax": r"demo\.train",
     "optax": r"demo\.train",
     "sklearn": r"demo\.train",
     "numpy": r".*",
 }
-HEAVY = {"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "scipy", "yaml"}
+HEAVY = {
+    "PIL", "jinja2", "matplotlib", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "yaml",
+}  # fmt: skip
 MOST_LINES = 60
 
 

@@ -17,6 +17,7 @@ from quantize.cli import _seconds
 from quantize.console import PlainFormatter, ProgressPrinter, printable
 from quantize.plan import Progress
 from quantize.runtime import cpu
+from quantize.strategy import TRIED
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(quantize.__file__).parent.parent)}
 
@@ -154,9 +155,11 @@ def test_a_dry_run_writes_nothing_and_tells_the_price(job, cli):
     assert "minutes" in answer.out
     content = parsed(cli(*job.arguments("--dry-run", "--json")))
     assert (content["calibration"], content["search"], content["holdout"]) == (16, 8, 60)
-    assert content["candidates"] == 1 + 5  # the plain one, and one a repair
-    walks = 5 * 16 * 5
-    assert content["image_runs"] == 16 + 6 * 8 + walks + 3 * 8 + 8 + 2 * 60
+    repairs = len(TRIED)
+    assert content["candidates"] == 1 + repairs  # the plain one, and one a repair
+    walks = repairs * 16 * 5
+    assert content["image_runs"] == 16 + (1 + repairs) * 8 + walks + 3 * 8 + 8 + 2 * 60
+    assert content["memory_bytes"] > 2**20
     assert 0 < content["minutes"] < 1
     assert content["cache_bytes"] == (16 + 8) * 3 * SIZE * SIZE * 4
     assert tree(job.folder) == before

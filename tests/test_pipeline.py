@@ -31,6 +31,7 @@ BUILT = {
     "outcomes.npz",
     "statistics",
     "plan.json",
+    "report.html",
     "report.json",
     "summary.txt",
 }

@@ -1,4 +1,4 @@
-"""The only door to Pillow: files become uint8 RGB arrays, and arrays PNG files.
+"""The only door to Pillow: files become uint8 RGB arrays, and arrays PNG or JPEG.
 
 Files are data, not trusted: seven formats are opened, sizes are checked before pixels are decoded,
 and whatever a decoder trips over becomes an `UnreadableImage`.
@@ -6,6 +6,7 @@ and whatever a decoder trips over becomes an `UnreadableImage`.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -128,6 +129,20 @@ def encode_png(array: NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(array).save(path, format="PNG")
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def encode_thumbnail(array: NDArray[np.uint8], side: int) -> bytes:
+    """A small JPEG of an image: nothing but its pixels.
+
+    Args:
+        array: uint8 [H,W,3] RGB.
+        side: most pixels of its width and height; a smaller image keeps its size.
+    """
+    small = Image.fromarray(array)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, format="JPEG", quality=80)
+    return file.getvalue()
 
 
 def pillow_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import json
 import math
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -126,7 +126,7 @@ class Account:
 
 
 def read_account(path: Path) -> Account:
-    """The report of a run.
+    """The report of a run, with all changed images that its folder tells.
 
     Args:
         path: a run folder, or its report.json.
@@ -134,8 +134,22 @@ def read_account(path: Path) -> Account:
     Raises:
         RunFolderError: no run, an unfinished one, an older version's, or a damaged file.
     """
+    found = read_report(path)
+    account = account_of(found, str(path))
+    return replace(account, changes=_all_changes(account, found.file))
+
+
+def read_report(path: Path) -> Value:
+    """The whole report of a run, to be checked value by value.
+
+    Args:
+        path: a run folder, or its report.json.
+
+    Raises:
+        RunFolderError: as `read_account`.
+    """
     file = path / REPORT if path.is_dir() else path
-    found = _Value(_parsed(path, file), file, "")
+    found = Value(_parsed(path, file), file, "")
     version = found.at("schema_version").whole()
     if version != _VERSION:
         raise RunFolderError(
@@ -145,50 +159,65 @@ def read_account(path: Path) -> Account:
     for key in ("layers", "changed", "classes"):
         if not found.has(key):
             raise RunFolderError(f"{file} is of an older version: it has no {key!r}", _AGAIN)
-    return _account(found, path, file)
+    return found
 
 
 @dataclass(frozen=True)
-class _Value:
-    """A JSON value, with the place where it stands for whatever is wrong with it."""
+class Value:
+    """A JSON value, with the place where it stands for whatever is wrong with it.
+
+    Every method that takes it for something raises RunFolderError where it is none.
+
+    Attributes:
+        value: as it was parsed.
+        file: that it is of.
+        place: of the value, such as `verdict.outcome`.
+    """
 
     value: Any
     file: Path
     place: str
 
     def has(self, key: str) -> bool:
+        """Whether it is an object with this key."""
         return isinstance(self.value, dict) and key in self.value
 
-    def at(self, *keys: str) -> _Value:
+    def at(self, *keys: str) -> Value:
+        """What stands under the keys, one below the other."""
         here = self
         for key in keys:
             if not isinstance(here.value, dict):
                 raise here.wrong("an object")
             place = f"{here.place}.{key}" if here.place else key
             if key not in here.value:
-                raise _Value(None, self.file, place).wrong("there")
-            here = _Value(here.value[key], self.file, place)
+                raise Value(None, self.file, place).wrong("there")
+            here = Value(here.value[key], self.file, place)
         return here
 
     def wrong(self, what: str) -> RunFolderError:
+        """The error that says what it should have been."""
         return RunFolderError(f"{self.file} is damaged: {self.place} is not {what}", _AGAIN)
 
     def text(self) -> str:
+        """It is a text."""
         if not isinstance(self.value, str):
             raise self.wrong("a text")
         return self.value
 
     def one_of(self, *known: str) -> str:
+        """It is one of these texts."""
         if self.value not in known or not isinstance(self.value, str):
             raise self.wrong(f"one of {', '.join(known)}")
         return self.value
 
     def flag(self) -> bool:
+        """It is true or false."""
         if not isinstance(self.value, bool):
             raise self.wrong("true or false")
         return self.value
 
     def number(self) -> float:
+        """It is a finite number."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
         if not -_MOST <= self.value <= _MOST:
@@ -196,25 +225,30 @@ class _Value:
         return float(self.value)
 
     def whole(self) -> int:
+        """It is a whole number."""
         if not self.number().is_integer():
             raise self.wrong("a whole number")
         return int(self.value)
 
     def count(self) -> int:
+        """It is a whole number from zero up."""
         if not 0 <= self.whole() < 1 << 53:
             raise self.wrong("a count")
         return int(self.value)
 
     def optional(self) -> float | None:
+        """It is a finite number, or nothing."""
         return None if self.value is None else self.number()
 
-    def items(self) -> Iterator[_Value]:
+    def items(self) -> Iterator[Value]:
+        """It is a list: its values."""
         if not isinstance(self.value, list):
             raise self.wrong("a list")
         for index, item in enumerate(self.value):
-            yield _Value(item, self.file, f"{self.place}[{index}]")
+            yield Value(item, self.file, f"{self.place}[{index}]")
 
     def texts(self) -> tuple[str, ...]:
+        """It is a list of texts."""
         return tuple(item.text() for item in self.items())
 
 
@@ -266,15 +300,23 @@ def _missing(path: Path) -> RunFolderError:
     return RunFolderError(f"run {path} does not exist", "name a run folder, such as int8.onnx.run")
 
 
-def _account(found: _Value, path: Path, file: Path) -> Account:
-    """The values that `explain` needs, each checked."""
+def account_of(found: Value, place: str) -> Account:
+    """The values that `explain` needs, each checked; changed images as far as the report lists.
+
+    Args:
+        found: a whole report.
+        place: what to call it.
+
+    Raises:
+        RunFolderError: a value is missing or of another kind.
+    """
     verdict, int8, measured = found.at("verdict"), found.at("int8_model"), found.at("measured")
     outcome = verdict.at("outcome").one_of("met", "unmet", "undecided")
     changed, more = found.at("changed", "images").count(), verdict.at("more_images")
     sqnr_db = found.at("fidelity", "sqnr_db").optional()
     agreement = found.at("fidelity", "agreement").number()
     return Account(
-        place=str(path),
+        place=place,
         outcome=cast("Literal['met', 'unmet', 'undecided']", outcome),
         reason=verdict.at("reason").text(),
         images=verdict.at("images").count(),
@@ -296,12 +338,12 @@ def _account(found: _Value, path: Path, file: Path) -> Account:
         speed=_speed(measured.at("latency")),
         layers=tuple(map(_layer, found.at("layers").items())),
         changed=changed,
-        changes=_changes(found.at("changed", "first"), changed, file),
+        changes=tuple(map(_change, found.at("changed", "first").items())),
         classes=_classes(found.at("classes")),
     )
 
 
-def _goal(value: _Value) -> str:
+def _goal(value: Value) -> str:
     kind = value.at("kind").one_of("relative", "absolute", "agreement")
     tolerance, confidence = value.at("tolerance").number(), value.at("confidence").optional()
     text = {
@@ -312,7 +354,7 @@ def _goal(value: _Value) -> str:
     return text if confidence is None else f"{text}, {100 * confidence:g} % sure"
 
 
-def _plan(value: _Value) -> Plan:
+def _plan(value: Value) -> Plan:
     scheme = value.at("scheme")
     granularity = scheme.at("weight_granularity").one_of("per_channel", "per_tensor")
     return Plan(
@@ -327,7 +369,7 @@ def _plan(value: _Value) -> Plan:
     )
 
 
-def _rungs(trials: _Value, measured: _Value) -> tuple[Rung, ...]:
+def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:
     times = [item.at("seconds").number() for item in measured.items()]
     rungs = []
     for index, trial in enumerate(trials.items()):
@@ -348,7 +390,7 @@ def _rungs(trials: _Value, measured: _Value) -> tuple[Rung, ...]:
     return tuple(rungs)
 
 
-def _accuracy(value: _Value) -> Accuracy | None:
+def _accuracy(value: Value) -> Accuracy | None:
     if value.value is None:
         return None
     interval = [item.number() for item in value.at("drop_interval_points").items()]
@@ -358,13 +400,13 @@ def _accuracy(value: _Value) -> Accuracy | None:
     return Accuracy(float_, int8, value.at("drop_points").number(), *interval)
 
 
-def _speed(value: _Value) -> Speed | None:
+def _speed(value: Value) -> Speed | None:
     if value.value is None:
         return None
     return Speed(*(value.at(k).number() for k in ("float_ms", "int8_ms", "ratio", "low", "high")))
 
 
-def _layer(value: _Value) -> LayerRow:
+def _layer(value: Value) -> LayerRow:
     sqnr_db, noise = (value.at(key).optional() for key in ("sqnr_db", "noise_share"))
     return LayerRow(
         value.at("name").text(),
@@ -378,7 +420,7 @@ def _layer(value: _Value) -> LayerRow:
     )
 
 
-def _classes(value: _Value) -> tuple[ClassDrop, ...] | None:
+def _classes(value: Value) -> tuple[ClassDrop, ...] | None:
     if value.value is None:
         return None
     keys = ("class", "images", "float_right", "int8_right", "lost", "gained")
@@ -388,9 +430,9 @@ def _classes(value: _Value) -> tuple[ClassDrop, ...] | None:
     return tuple(found)
 
 
-def _changes(value: _Value, count: int, file: Path) -> tuple[Change, ...]:
+def _all_changes(account: Account, file: Path) -> tuple[Change, ...]:
     """The images that changed: from the report, or where that holds only some, from the table."""
-    known = tuple(map(_change, value.items()))
+    known, count = account.changes, account.changed
     if len(known) >= count:
         return known
     table = file.with_name("changed.csv")
@@ -404,7 +446,7 @@ def _changes(value: _Value, count: int, file: Path) -> tuple[Change, ...]:
     return whole if len(whole) == count else known
 
 
-def _change(value: _Value) -> Change:
+def _change(value: Value) -> Change:
     label, right = value.at("label"), value.at("right")
     return Change(
         value.at("image").text(),
@@ -426,6 +468,6 @@ def _from_row(row: dict[str, str]) -> Change:
     right = row["right"] or None
     as_json = {"image": row["image"], "digest": row["digest"], **values, "right": right}
     try:
-        return _change(_Value(as_json, Path("changed.csv"), ""))
+        return _change(Value(as_json, Path("changed.csv"), ""))
     except RunFolderError as error:
         raise ValueError(str(error)) from error

@@ -1,9 +1,12 @@
-"""Numbers that JSON can hold."""
+"""Numbers that JSON can hold, and text that is safe to look at."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
 def finite(value: Any) -> Any:
@@ -13,3 +16,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shown(text: str) -> str:
+    """The text without characters that steer a reader: control, direction, lone surrogates."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def minus(text: str) -> str:
+    """The text with true minus signs before its numbers."""
+    return _MINUS.sub("−", text)
