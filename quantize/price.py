@@ -166,7 +166,8 @@ def _seconds_per_image(job: Job) -> float:
 def _memory(job: Job, prepared: Prepared, walked: int) -> int:
     """Bytes: what the process has now, the weights' copies, and what a walk's widest node holds.
 
-    A node of the walk has its input and its output in float and rounded, for all walked images.
+    A node of the walk has its input and its output in float and rounded, for all walked images,
+    and as much again while they are rounded.
     """
     unit = 1 << 10 if sys.platform == "linux" else 1
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -180,4 +181,4 @@ def _memory(job: Job, prepared: Prepared, walked: int) -> int:
         default=0,
     )
     weights = job.model.path.stat().st_size
-    return now + _MODEL_COPIES * weights + 2 * walked * widest
+    return now + _MODEL_COPIES * weights + 4 * walked * widest

@@ -20,7 +20,10 @@ def finite(value: Any) -> Any:
 
 def shown(text: str) -> str:
     """The text without characters that steer a reader: control, direction, lone surrogates."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def minus(text: str) -> str:
