@@ -1,1 +1,1 @@
-"""The evidence, for machines (report.json) and for people (summary.txt)."""
+"""The evidence, for machines (report.json) and for people (summary.txt, report.html)."""
