@@ -72,6 +72,7 @@ def test_the_files_of_a_release(released):
         f"{NAME}.tar.gz",
         "manifest.json",
         "preprocess.json",
+        "report.html",
         *sets,
     }
     assert released.archive == released.folder.parent / f"{NAME}-bundle.tar.gz"
@@ -90,7 +91,7 @@ def test_sha256sum_accepts_it(released):
         ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=released.folder, check=True,
         capture_output=True, text=True,
     )  # fmt: skip
-    assert found.stdout.count(": OK\n") == 14
+    assert found.stdout.count(": OK\n") == 15
     assert released.digest == sha(released.folder / "SHA256SUMS")
 
 

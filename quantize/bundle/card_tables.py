@@ -46,6 +46,7 @@ def files_table(facts: Facts) -> str:
     if facts.float_file:
         rows.append((facts.float_file, "the float model"))
     rows += [
+        ("report.html", "how it was made and how sure its figures are, to look at"),
         ("preprocess.json", "preprocessing and scores, for machines"),
         ("test_data_set_*", "inputs with the outputs of the int8 model"),
         (f"{facts.name}.tar.gz", "model and test data as the ONNX model zoo packs them"),

@@ -224,7 +224,9 @@ def _write_texts(folder: Path, facts: Facts) -> str:
 
 def _pages(facts: Facts) -> dict[str, str]:
     """Name -> text of every page that people read."""
-    return {CARD: card(facts)}
+    from quantize.report.page import PAGE, page  # matplotlib and Jinja2 only when they are used
+
+    return {CARD: card(facts), PAGE: page(facts.report)}
 
 
 def _list_json(hub: dict[str, Any]) -> bytes:
