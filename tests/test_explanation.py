@@ -304,7 +304,7 @@ def test_the_worst_layers_come_first_and_the_unmeasured_not_at_all(place):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"outcome": "undecided", "more_images": 3200}, "about 3,200 images more would decide"),
+        ({"outcome": "undecided", "more_images": 3200}, "about 3,200 images in all would decide"),
         ({"outcome": "undecided"}, "more images will hardly decide"),
         ({"outcome": "met"}, "stage1/depthwise makes 41 % of the noise .*: start there"),
         ({"outcome": "unmet"}, r"leave it float \(quantization.op_wise\)"),

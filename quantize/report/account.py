@@ -133,7 +133,7 @@ def next_step(run: Account) -> str:
     """What would help, in one sentence, as far as the figures tell."""
     if run.outcome == "undecided":
         if run.more_images:
-            return f"undecided: about {run.more_images:,} images more would decide"
+            return f"undecided: about {run.more_images:,} images in all would decide"
         return "undecided, and more images will hardly decide: the drop is close to what is allowed"
     if run.speed is not None and run.speed.low < run.speed_floor and run.outcome == "unmet":
         left = 1 - run.int8_share
