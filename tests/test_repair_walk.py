@@ -222,3 +222,16 @@ def test_the_mean_behind_a_relu_counts():
     error = (np.maximum(exact, 0) - np.maximum(rough, 0)).mean(axis=0, dtype=np.float64)
     assert np.abs(error).max() < 1e-4
     assert np.abs((exact - rough).mean(axis=0)).max() > 1e-3
+
+
+def test_large_activations_are_thinned_out_without_harm():
+    rng = np.random.default_rng(3)
+    given = rng.normal(0.5, 1, (16, 3, 60, 60)).astype(np.float32)
+    slope = np.linspace(0, 2, 60, dtype=np.float32)  # columns differ
+    given += slope
+    moved = np.array([0.3, -0.2, 0.05], np.float32).reshape(1, 3, 1, 1)
+    shift = bias_shift(given + moved, given, (0.0, 2.0))
+    np.testing.assert_allclose(shift, moved.reshape(-1), atol=1e-4)
+    noisy = given + rng.normal(0, 0.05, given.shape).astype(np.float32)
+    shift = bias_shift(given + moved, noisy, (0.0, 2.0))
+    np.testing.assert_allclose(shift, moved.reshape(-1), atol=5e-3)

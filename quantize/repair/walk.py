@@ -21,6 +21,7 @@ from quantize.plan import Encoding
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
 
+_POSITIONS = 1 << 15
 _NEWTON_STEPS = 6
 _LEAST_SHARE = 0.05
 
@@ -178,7 +179,8 @@ def bias_shift(
 
     Without limits that is mean(wanted) - mean(given). With them the mean of clip(given + b) grows
     with b as fast as the share of values between the limits, so Newton's method finds b; channels
-    that the limits cut off nearly always take small steps, and those cut off wholly none.
+    that the limits cut off nearly always take small steps, and those cut off wholly none. Large
+    activations are thinned out: both are seen at the same positions, so their difference stays.
 
     Args:
         wanted: float32 [N,C] or [N,C,H,W].
@@ -190,6 +192,7 @@ def bias_shift(
     """
     if limits == (-math.inf, math.inf):
         return _mean(wanted) - _mean(given)
+    wanted, given = _thinned(wanted), _thinned(given)
     target = _mean(np.clip(wanted, *limits))
     shift = np.zeros_like(target)
     for _ in range(_NEWTON_STEPS):
@@ -198,6 +201,21 @@ def bias_shift(
         inside = _mean(((moved > limits[0]) & (moved < limits[1])).astype(np.float32))
         shift += np.where(inside > 0, missing / np.maximum(inside, _LEAST_SHARE), 0.0)
     return shift
+
+
+def _thinned(values: Array) -> Array:
+    """Every k-th position, so that about `_POSITIONS` values of each channel are left.
+
+    k has no divisor in common with the width, so that all columns are seen.
+    """
+    if values.ndim != 4:
+        return values
+    count, channels, height, width = values.shape
+    step = max(1, count * height * width // _POSITIONS)
+    while math.gcd(step, width) > 1:
+        step += 1
+    flat = values.reshape(count, channels, height * width)[:, :, ::step]
+    return np.ascontiguousarray(flat)[..., None]
 
 
 def _along(shift: NDArray[np.float64], dimensions: int) -> Array:
