@@ -83,9 +83,7 @@ KEYS = (
     | under("layers", {"share_of_multiply_adds", "sqnr_db", "weight_range_ratio"})
     | under("changed", {"first", "images"})
     | {"classes"}
-    | under(
-        "measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"}
-    )
+    | under("measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"})
     | under("measured.reused", {"trials", "answers"})
     | under("measured.cpu", {"cores", "isa", "name", "saturates"})
     | under("measured.latency", LATENCY)
