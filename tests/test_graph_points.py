@@ -125,6 +125,6 @@ def test_each_grid_that_onnxruntime_writes_is_that_of_a_point(text, constants, e
         for node in made.graph.node
         if node.op_type == "QuantizeLinear" and node.input[0] not in values
     }
-    assert points <= scales.keys()
+    assert points - {"y"} <= scales.keys()  # the scores stay float
     known = {scales[name] for name in points if name in scales}
     assert {scale for name, scale in scales.items() if name not in points} <= known

@@ -8,11 +8,12 @@ from graphs import answers, build, noise
 from quantize.calibrate import calibrate
 from quantize.candidates import finished
 from quantize.engines import ort
+from quantize.graph.coverage import coverage
 from quantize.graph.prepare import prepare
 from quantize.graph.rounded import rounded_layers
 from quantize.graph.widen import widen
 from quantize.plan import Plan, Scheme
-from quantize.probe import run_once
+from quantize.probe import run_once, shapes_of
 
 SIZE = 12
 IMAGES = noise(6, 3, SIZE, SIZE)
@@ -128,3 +129,13 @@ def test_a_float_model_is_left_alone():
     before = model.SerializeToString()
     assert widen(model) == 0
     assert model.SerializeToString() == before
+
+
+def test_zeros_are_no_work():
+    _, before, after = quantized(network(), "qdq")
+
+    def multiply_adds(model):
+        seen = coverage(model, lambda names: shapes_of(model, names, (3, SIZE, SIZE)))
+        return [layer.multiply_adds for layer in seen.layers]
+
+    assert multiply_adds(after) == multiply_adds(before)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from quantize.graph.shield import needs_shield
 from quantize.graph.view import View
@@ -77,14 +78,14 @@ def coverage(model: onnx.ModelProto, shapes: Shapes) -> Coverage:
         shapes: how to learn the shapes of its tensors.
     """
     view = View(model.graph)
-    nodes = [n for n in model.graph.node if _weight_shape(view, n) is not None]
+    nodes = [n for n in model.graph.node if _weight(view, n) is not None]
     known = shapes([node.output[0] for node in nodes])
     return Coverage(
         tuple(
             Layer(
                 node.name or node.output[0],
                 node.op_type,
-                _multiply_adds(node, _weight_shape(view, node) or (), known[node.output[0]]),
+                _multiply_adds(node, _weight(view, node), known[node.output[0]]),
                 node.op_type in _INT8_OPS or _is_qdq(view, node),
             )
             for node in nodes
@@ -92,7 +93,8 @@ def coverage(model: onnx.ModelProto, shapes: Shapes) -> Coverage:
     )
 
 
-def _weight_shape(view: View, node: onnx.NodeProto) -> tuple[int, ...] | None:
+def _weight(view: View, node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The constant that a layer multiplies by, or None."""
     position = _WEIGHT_INPUT.get(node.op_type)
     if position is None or len(node.input) <= position:
         return None
@@ -104,14 +106,28 @@ def _weight_shape(view: View, node: onnx.NodeProto) -> tuple[int, ...] | None:
     tensor = view.initializers.get(name)
     if source is not None and source.op_type == "Constant":
         tensor = next((a.t for a in source.attribute if a.name == "value"), None)
-    return None if tensor is None else tuple(tensor.dims)
+    return tensor
 
 
-def _multiply_adds(node: onnx.NodeProto, weight: tuple[int, ...], output: tuple[int, ...]) -> int:
+def _multiply_adds(
+    node: onnx.NodeProto, tensor: onnx.TensorProto | None, output: tuple[int, ...]
+) -> int:
     """Output elements times the weights behind each: Conv [M,C/g,kH,kW], Gemm and MatMul [K,N]."""
-    if "Conv" in node.op_type:
-        return math.prod(output) * math.prod(weight[1:])
+    weight = tuple(int(side) for side in tensor.dims) if tensor is not None else ()
+    if tensor is not None and "Conv" in node.op_type:
+        rows, columns = _used(tensor)
+        return math.prod(output) // max(1, weight[0]) * rows * columns * math.prod(weight[2:])
     return math.prod(output) * (math.prod(weight) // max(1, output[-1]))
+
+
+def _used(tensor: onnx.TensorProto) -> tuple[int, int]:
+    """Output and input channels of a convolution, without those of zeros that `widen` added."""
+    if tensor.data_type != onnx.TensorProto.INT8:
+        return int(tensor.dims[0]), int(tensor.dims[1])
+    values = numpy_helper.to_array(tensor)
+    live = values.reshape(*values.shape[:2], -1).any(axis=2)
+    rows, columns = (np.flatnonzero(live.any(axis=axis)) for axis in (1, 0))
+    return (int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else (0, 0)
 
 
 def _is_qdq(view: View, node: onnx.NodeProto) -> bool:
