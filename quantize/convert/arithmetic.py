@@ -126,7 +126,7 @@ def average_pool(
 
 
 def fully_connected(rows: Array, weight: Array, bias: Array | None = None) -> Array:
-    """rows [N,K] times weight [M,K] transposed, plus bias [M] -> float32 [N,M]."""
+    """Rows [N,K] times weight [M,K] transposed, plus bias [M] -> float32 [N,M]."""
     result = rows.astype(np.float64) @ weight.astype(np.float64).T
     return np.asarray(result if bias is None else result + bias, np.float32)
 
@@ -140,7 +140,7 @@ def softmax(scores: Array, axis: int = -1) -> Array:
 def _windows(images: Array, kernel: Pair, stride: Pair, dilation: Pair) -> Array:
     """[N,C,H',W',kH,kW], a view."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    windows = sliding_window_view(images, reach, axis=(2, 3))
+    windows: Array = sliding_window_view(images, tuple(reach), axis=(2, 3))  # type: ignore[call-overload]
     return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 

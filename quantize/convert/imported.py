@@ -1,4 +1,4 @@
-"""What every importer hands over: the ONNX model, and the source's own arithmetic to check it by."""
+"""What every importer hands over: the ONNX model, and the source's own arithmetic."""
 
 from __future__ import annotations
 
