@@ -19,7 +19,7 @@ LEVELS = (
     "__main__",
     "cli console",
     "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
-    " classify report demo rebuild explanation bundle convert fetch imagenet",
+    " classify report demo rebuild explanation bundle conversion zoo imagenet",
     "config",
     "search verdict journal remedies sequential layer_table",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
@@ -37,7 +37,7 @@ DOORS = {
     "pydantic_core": r"config\..*",
     "neural_compressor": r"engines\.inc.*",
     "onnxruntime": r"runtime|engines\.ort",
-    "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|convert\..*|demo\.train",
+    "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|conversion\..*|demo\.train",
     "google": r"graph\.io|bundle\.model",
     "scipy": r"latency|paired|sequential|trinomial|demo\.train",
     "threadpoolctl": r"remedies",
