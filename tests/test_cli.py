@@ -13,7 +13,7 @@ import typer
 
 import quantize
 from conftest import CLASSES, SIZE, tree
-from quantize.cli import _seconds
+from quantize.cli.options import seconds as seconds_of
 from quantize.console import PlainFormatter, ProgressPrinter, printable
 from quantize.plan import Progress
 from quantize.runtime import cpu
@@ -197,7 +197,7 @@ def test_verbose_logs_what_is_done(job):
     [("90", 90), ("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5m", 90), ("0.1h", 360)],
 )
 def test_budgets(text, seconds):
-    assert _seconds(text) == seconds
+    assert seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_budgets(text, seconds):
 )
 def test_budgets_that_are_no_time(text, job, cli):
     with pytest.raises(typer.BadParameter, match="is no time"):
-        _seconds(text)
+        seconds_of(text)
     answer = cli(*job.arguments(f"--budget={text}"))
     assert answer.code == 2
     assert "write 90s, 20m or 2h" in " ".join(answer.err.split())

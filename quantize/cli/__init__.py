@@ -1,0 +1,88 @@
+"""The command line: the only package that prints or exits, a file for each family of commands.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from quantize import __version__
+from quantize.cli import looking, measuring, releasing, trying, tuning
+from quantize.cli.printing import complain
+from quantize.console import PlainFormatter
+from quantize.errors import Interrupted, QuantizeError
+
+_COMMANDS = (  # in the order of --help
+    tuning.tune,
+    measuring.verify,
+    releasing.release,
+    releasing.check,
+    tuning.apply,
+    measuring.evaluate,
+    measuring.benchmark,
+    measuring.predict,
+    looking.inspect,
+    looking.explain,
+    looking.report,
+    trying.demo,
+)
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+app = typer.Typer(
+    name="quantize",
+    help="Turn a trained float ONNX image classifier into a verified, fast int8 one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in _COMMANDS:
+    app.command()(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    for request in _STOPS:
+        signal.signal(request, _stop)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    try:
+        app()
+    except QuantizeError as error:
+        complain(f"quantize: error: {error}")
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        complain(f"quantize: {stop}; the same command continues")
+        sys.exit(stop.exit_code)
+    sys.exit(0)
+
+
+def _stop(request: int, _frame: object) -> None:
+    for every in _STOPS:  # once is enough: the way out must not be cut short
+        signal.signal(every, signal.SIG_IGN)
+    raise Interrupted(128 + request)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"quantize {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    if verbose:
+        logging.getLogger().setLevel(logging.INFO)

@@ -1,0 +1,176 @@
+"""Commands that run models on images: verify, evaluate, benchmark, predict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from quantize.cli.options import (
+    AsJson,
+    ConfigFile,
+    Labels,
+    Location,
+    Overrides,
+    Quiet,
+    configuration,
+)
+from quantize.cli.printing import progress, say
+
+if TYPE_CHECKING:
+    from quantize.plan import Latency
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(help="The float ONNX file, or a release bundle.")],
+    int8_model: Annotated[Path | None, typer.Argument(help="The int8 ONNX file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file, for two models.", metavar="FILE")
+    ] = None,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="For a bundle: folder of images.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Its file of `name label` lines.")
+    ] = None,
+    float_model: Annotated[
+        Path | None, typer.Option("--float", help="For a bundle: the float model.")
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", help="Published sha256 of SHA256SUMS.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two files on the holdout images, or prove a release bundle on your own images.
+
+    Exit codes as for tune; 2 for a bundle that was changed.
+    """
+    if int8_model is None:
+        if images is None or config or overrides or dataset_location or label_path:
+            raise typer.BadParameter("two models take --config, a bundle takes --images")
+        _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
+    if config is None or images or labels or float_model or digest:
+        raise typer.BadParameter("two models take --config, a bundle takes --images")
+    from quantize import measure
+    from quantize.report.verdict import verdict_lines, verdict_to_json
+
+    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    with progress(quiet or as_json) as on_progress:
+        seen = measure.verify(model, int8_model, settings, on_progress=on_progress)
+    say(verdict_to_json(seen), verdict_lines(seen), as_json)
+    raise typer.Exit(seen.exit_code)
+
+
+def _verify_bundle(
+    bundle: Path,
+    given: tuple[Path, Path | None, Path | None, str | None],
+    as_json: bool,
+    quiet: bool,
+) -> NoReturn:
+    from quantize.bundle.proving import verify_bundle
+
+    images, labels, float_model, digest = given
+    with progress(quiet or as_json) as on_progress:
+        proof = verify_bundle(
+            bundle,
+            images,
+            labels=labels,
+            float_model=float_model,
+            digest=digest,
+            on_progress=on_progress,
+        )
+    say(proof.to_json(), proof.lines(), as_json)
+    raise typer.Exit(proof.exit_code)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Top-1 and top-5 of one model on all evaluation images."""
+    from quantize import measure
+    from quantize.errors import DataError
+
+    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    with progress(quiet or as_json) as on_progress:
+        seen = measure.evaluate(model, settings, on_progress=on_progress)
+    if not seen.labelled:
+        raise DataError("the evaluation images have no labels", "give labels, or use verify")
+    top1, top5 = seen.accuracy(1), seen.accuracy(5)
+    content = {"model": model.name, "images": seen.images, "top1": top1, "top5": top5}
+    lines = [
+        f"images {seen.images}",
+        f"top-1  {100 * top1:.2f} %",
+        f"top-5  {100 * top5:.2f} %",
+    ]
+    say(content, lines, as_json)
+
+
+def benchmark(
+    float_model: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    int8_model: Annotated[Path | None, typer.Argument(help="The int8 file to compare.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file with evaluation.performance.")
+    ] = None,
+    overrides: Overrides = None,
+    dataset_location: Location = None,
+    label_path: Labels = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Batch-1 latency: of one file, or of float and int8 interleaved with their ratio."""
+    from quantize import measure
+    from quantize.report.verdict import latency_lines, latency_to_json
+
+    settings = None
+    if config is not None:
+        settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    with progress(quiet or as_json) as on_progress:
+        if int8_model is None:
+            alone = measure.benchmark_one(float_model, settings)
+            say(alone.to_json(), alone.lines(), as_json)
+            return
+        seen: Latency = measure.benchmark(
+            float_model, int8_model, settings, on_progress=on_progress
+        )
+    say(latency_to_json(seen), latency_lines(seen), as_json)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    config: ConfigFile,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """The five best classes of each image, with probabilities."""
+    from quantize import classify
+
+    known = classify.read_names(names) if names else None
+    answers = classify.predict(model, images, configuration(config, overrides), known)
+    content = {
+        "model": model.name,
+        "images": [
+            {"image": str(path), "classes": [asdict(guess) for guess in answer]}
+            for path, answer in zip(images, answers, strict=True)
+        ],
+    }
+    lines = []
+    for path, answer in zip(images, answers, strict=True):
+        lines.append(str(path))
+        lines += [f"  {100 * g.probability:6.2f} %  {g.name}" for g in answer]
+    say(content, lines, as_json)

@@ -1,0 +1,41 @@
+"""What commands print: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from quantize.console import ProgressPrinter, printable
+from quantize.report.values import finite
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[ProgressPrinter | None]:
+    """A printer for `on_progress`; None where nobody wants to see it."""
+    if quiet:
+        yield None
+        return
+    with ProgressPrinter() as printer:
+        yield printer
+
+
+def say(content: Any, lines: list[str], as_json: bool) -> None:
+    """Print for machines or for people."""
+    try:
+        if as_json:
+            print(json.dumps(finite(content), indent=2, allow_nan=False))
+        else:
+            print("\n".join(map(printable, lines)))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head -1` has what it wants; the exit code is still ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(line: str) -> None:
+    """Print one line on standard error."""
+    with suppress(OSError):  # nobody may be listening any more
+        print(printable(line), file=sys.stderr, flush=True)
