@@ -182,15 +182,16 @@ def engine_of(config: Config) -> EngineName | None:
 def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
     """The guided strategy's candidates, cheapest first.
 
-    Rung 1 is Intel Neural Compressor's default candidate where it can be imported; then comes
-    onnxruntime's quantizer on exact ranges, unless the rules ask what only INC can do.
+    Rung 1 is onnxruntime's quantizer on exact ranges, unless the rules ask what only INC can do.
+    Intel Neural Compressor's default candidate, where it can be imported, calibrates by itself in
+    a process of its own, so it comes last.
 
     Raises:
         EngineError: INC was asked for and cannot be imported.
         ConfigError: a rule matches no node, or asks what the engine cannot do.
     """
     asked = engine_of(config)
-    engines: list[EngineName] = [asked] if asked else ["inc", "onnxruntime"]
+    engines: list[EngineName] = [asked] if asked else ["onnxruntime", "inc"]
     if asked is None and (reason := inc.available()) is not None:
         log.info("without Intel Neural Compressor: %s", reason)
         engines = ["onnxruntime"]

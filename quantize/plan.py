@@ -261,6 +261,8 @@ class Plan:
         repairs: remedies applied to the float model first, in order.
         keep_float: names of the nodes that stay float, sorted.
         encodings_sha256: hash of the given scales, or None where the engine computes them.
+        walked: calibration images that the repairs look at; None: as many as they ever do. Fewer
+            are enough to compare.
     """
 
     engine: EngineName
@@ -269,6 +271,7 @@ class Plan:
     repairs: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     encodings_sha256: str | None = None
+    walked: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of JSON values, the same for equal plans."""

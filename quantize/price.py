@@ -23,12 +23,12 @@ from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
 from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
-from quantize.strategy import TRIED, accept
+from quantize.strategy import TRIED, accept, brief_look
 
 _PROBED = 32
 _INC_START_S = 8.0
 _WALK_COST = 5
-"""What the walk costs, in float runs of its images: two copies, node by node, and rounding."""
+"""What a walk costs, in float runs of its images: node by node, with rounding."""
 
 _MODEL_COPIES = 8
 """Copies of the float weights that are alive at once: graphs, sessions and what they pack."""
@@ -125,11 +125,13 @@ def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Pr
 
     Nodes left float, the last resort, come on top.
     """
-    repairs = len(TRIED) if engines[-1] == "onnxruntime" else 0
+    repairs = len(TRIED) if engines[0] == "onnxruntime" else 0
     count = len(engines) + repairs
     probed = count * probe_size(len(job.search.samples))
     images = min(WALKED, len(job.calibration.samples)) if repairs else 0
-    walked = repairs * images * _WALK_COST
+    brief = brief_look(job)
+    compared = images if brief is None else min(brief, images)
+    walked = (repairs * compared + (0 if brief is None else images)) * _WALK_COST
     runs = len(engines) * len(job.calibration.samples) + probed + walked
     overhead = engines.count("inc") * _INC_START_S
     runs += 3 * len(job.search.samples)

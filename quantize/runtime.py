@@ -6,9 +6,10 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -42,13 +43,20 @@ class Session:
         name: how errors call the model.
         arena: whether onnxruntime keeps memory between runs: faster for many runs of one model,
             but dozens of models that are kept would hold gigabytes.
+        fuse: whether nodes between DequantizeLinear and QuantizeLinear may run on integers.
 
     Raises:
         ModelError: onnxruntime refuses the model; the message holds its reason.
     """
 
     def __init__(
-        self, model: Path | bytes, *, threads: int = 1, name: str = "", arena: bool = True
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        name: str = "",
+        arena: bool = True,
+        fuse: bool = True,
     ) -> None:
         self.name = name or (str(model) if isinstance(model, Path) else "the model")
         options = onnxruntime.SessionOptions()
@@ -58,6 +66,8 @@ class Session:
         options.enable_cpu_mem_arena = arena
         # Threads that spin after a run would slow the other session of an interleaved pair.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
@@ -128,43 +138,47 @@ class Session:
 
 
 class Operator:
-    """One node as a model of its own, run on images a few at a time.
+    """A few nodes as a model of their own, run on images a few at a time.
+
+    Nothing is kept between runs, and nodes between DequantizeLinear and QuantizeLinear stay float.
 
     Args:
-        model: serialized; all its inputs are float32.
-        threads: threads inside the operator.
+        model: serialized.
+        threads: threads inside an operator.
         name: how errors call the node.
 
     Raises:
         ModelError: onnxruntime refuses the node.
     """
 
-    _PIECE = 8
+    _VALUES = 1 << 20
+    """Of the largest input: so many at a time, unless one image has more."""
 
     def __init__(self, model: bytes, *, threads: int, name: str) -> None:
-        self._session = Session(model, threads=threads, name=f"node {name}", arena=False)
-        self.inputs = self._session.inputs
+        self._session = Session(
+            model, threads=threads, name=f"node {name}", arena=False, fuse=False
+        )
 
-    def run(
-        self,
-        images: Mapping[str, NDArray[np.float32]],
-        constants: Mapping[str, NDArray[np.float32]],
-    ) -> list[NDArray[np.float32]]:
-        """All outputs for whole activations.
+    def pieces(self, images: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
+        """Each output for whole activations, as pieces along the first axis.
 
         Args:
-            images: input -> float32 [N,...], cut into pieces along the first axis.
-            constants: input -> float32, given whole to each piece.
+            images: the inputs in order, [N,...].
 
         Raises:
             ModelError: the node fails.
         """
-        count = max(len(value) for value in images.values())
-        pieces = []
-        for start in range(0, count, self._PIECE):
-            cut = {name: value[start : start + self._PIECE] for name, value in images.items()}
-            pieces.append(self._session.run_feeds({**cut, **constants}))
-        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        count = max(len(value) for value in images)
+        at_once = max(1, self._VALUES * count // max(1, *(value.size for value in images)))
+        made = [
+            self.once([value[start : start + at_once] for value in images])
+            for start in range(0, count, at_once)
+        ]
+        return [list(parts) for parts in zip(*made, strict=True)]
+
+    def once(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """All outputs for the inputs in order, at once."""
+        return self._session.run_feeds(dict(zip(self._session.inputs, values, strict=True)))
 
 
 def cores() -> int:

@@ -2,9 +2,11 @@
 
 The ladder, cheapest first:
 
-1. the plain candidates, such as Intel Neural Compressor's default one;
-2. repairs, one after the other: none costs speed, so each that brings output SQNR stays;
-3. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
+1. the plain candidates;
+2. repairs, one after the other: none costs speed, so each that brings output SQNR stays. They are
+   compared after a brief look at few images; what stays is worked out once more on all;
+3. other candidates, such as Intel Neural Compressor's default one;
+4. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
    smallest sufficient number found by doubling and bisection, then each given back if it can be.
 
 Candidates are compared by output SQNR on a few images, the probe. Only a promising one is judged
@@ -137,6 +139,9 @@ def guided(
     repairs: Sequence[str],
     rank: Callable[[Plan], Sequence[str]],
     hands: Hands,
+    *,
+    others: Sequence[Plan] = (),
+    brief: int | None = None,
 ) -> SearchResult:
     """Climb the ladder.
 
@@ -146,13 +151,19 @@ def guided(
         repairs: names in the order to try them.
         rank: plan -> names of nodes, the one that float helps most per multiply-add first.
         hands: what the search can do.
+        others: candidates to try where the repaired one is not enough.
+        brief: images that repairs look at while they are compared; None: all that they ever do.
 
     Returns:
         The candidate to verify, all trials, and why the search ended.
     """
     ladder = _Ladder(hands)
     try:
-        return _climb(ladder, plain, repairs, rank)
+        repaired = _climb(ladder, plain, repairs, others, brief)
+        if isinstance(repaired, SearchResult):
+            return repaired
+        _leave_float(ladder, repaired, rank)
+        return ladder.result(ladder.left, _stopped(ladder.left))
     except BudgetError:
         return ladder.result(ladder.left, EXPIRED)
 
@@ -161,8 +172,10 @@ def _climb(
     ladder: _Ladder,
     plain: Sequence[Plan],
     repairs: Sequence[str],
-    rank: Callable[[Plan], Sequence[str]],
-) -> SearchResult:
+    others: Sequence[Plan],
+    brief: int | None,
+) -> SearchResult | Trial:
+    """The result without float nodes, or the candidate of which some may be left float."""
     best: Trial | None = None
     for plan in plain:
         trial = ladder.probed(plan)
@@ -171,17 +184,23 @@ def _climb(
             if trial.accepted and trial.outcome == "met":
                 return ladder.result(trial, MET)
         best = _better(best, trial)
-    repaired = _repair(ladder, ladder.trials[-1], repairs)
+    repaired = _repair(ladder, ladder.trials[-1], repairs, brief)
     best = _better(best, repaired)
+    if best is not None:
+        best = ladder.judged(best)
+    for plan in others:
+        if best is not None and best.accepted:
+            break
+        trial = ladder.probed(plan)
+        if _better(best, trial) is trial or (best is not None and ladder.slow(best)):
+            best = ladder.judged(trial)
     if best is None:
         return ladder.result(None, NONE_LEFT)
-    best = ladder.judged(best)
     if best.accepted:
         return ladder.result(best, _stopped(best))
     if ladder.slow(best) or not repairs:  # float nodes would only make it slower
         return ladder.result(None, NONE_LEFT)
-    _leave_float(ladder, repaired, rank)
-    return ladder.result(ladder.left, _stopped(ladder.left))
+    return repaired
 
 
 def _stopped(accepted: Trial | None) -> str:
@@ -190,16 +209,19 @@ def _stopped(accepted: Trial | None) -> str:
     return MET if accepted.outcome == "met" else OPEN
 
 
-def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str]) -> Trial:
+def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str], brief: int | None) -> Trial:
     """Add the repairs that bring SQNR, one at a time."""
     current = start
     for name in repairs:
-        plan = replace(current.plan, repairs=tuple(sorted({*current.plan.repairs, name})))
-        trial = ladder.probed(plan, current)
+        added = tuple(sorted({*current.plan.repairs, name}))
+        trial = ladder.probed(replace(current.plan, repairs=added, walked=brief), current)
         brings = trial.gain_db is not None and trial.gain_db >= LEAST_GAIN_DB
         if brings or (current.probe is None and trial.probe is not None):
             current = trial
-    return current
+    if current.plan.walked is None:
+        return current
+    whole = ladder.probed(replace(current.plan, walked=None), current)
+    return current if whole.probe is None else whole
 
 
 def _leave_float(ladder: _Ladder, start: Trial, rank: Callable[[Plan], Sequence[str]]) -> None:

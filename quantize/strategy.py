@@ -21,14 +21,17 @@ from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
 from quantize.probe import shapes_of
-from quantize.remedies import FOLLOWING
+from quantize.remedies import FOLLOWING, WALKED
 from quantize.sanity import check_float
 from quantize.search import Hands, guided
 
 log = logging.getLogger(__name__)
 
-TRIED = ("bias", "pixels", "ranges", "rounding", "equalize", "scales")
+TRIED = ("bias", "pixels", "rounding", "equalize", "ranges", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
+
+_LEAST_WALKED = 16
+_WALKED_VALUES = 1 << 20
 
 
 def accept(job: Job, prepared: Prepared, answers: AnswerFolder | None = None) -> Reference:
@@ -97,9 +100,23 @@ def find(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Searc
 
 def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> SearchResult:
     """Our ladder; repairs need the onnxruntime engine, which takes given scales."""
-    plain = plans(job.config, workshop.prepared.model)
-    repairs = TRIED if plain[-1].engine == "onnxruntime" else ()
-    return guided(plain, repairs, lambda plan: _ranked(plan, workshop, hands, run), hands)
+    first, *others = plans(job.config, workshop.prepared.model)
+    repairs = TRIED if first.engine == "onnxruntime" else ()
+
+    def rank(plan: Plan) -> list[str]:
+        return _ranked(plan, workshop, hands, run)
+
+    return guided([first], repairs, rank, hands, others=others, brief=brief_look(job))
+
+
+def brief_look(job: Job) -> int | None:
+    """How many images repairs look at while they are compared; None where all are quick.
+
+    Few images of many pixels say as much as many of few.
+    """
+    channels, height, width = job.model.size
+    few = max(_LEAST_WALKED, _WALKED_VALUES // (channels * height * width))
+    return few if few < min(WALKED, len(job.calibration.samples)) else None
 
 
 def _ranked(plan: Plan, workshop: Workshop, hands: Hands, run: RunFolder) -> list[str]:

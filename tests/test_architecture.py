@@ -39,7 +39,7 @@ DOORS = {
     "onnxruntime": r"runtime|engines\.ort",
     "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|conversion\..*|demo\.train",
     "google": r"graph\.io|bundle\.model",
-    "scipy": r"latency|paired|sequential|trinomial|demo\.train",
+    "scipy": r"latency|paired|repair\.rounding|sequential|trinomial|demo\.train",
     "threadpoolctl": r"remedies",
     "typer": r"cli\..*",
     "rich": r"console",

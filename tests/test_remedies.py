@@ -20,7 +20,8 @@ from quantize.graph.points import quantization_points
 from quantize.graph.prepare import prepare
 from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
 from quantize.probe import run_once
-from quantize.remedies import REPAIRS, Bench, encoding_of, off_the_grid, repair
+from quantize.remedies import REPAIRS, Bench, repair
+from quantize.repair.grids import encoding_of, off_the_grid
 
 FORMATS = ["qdq", "qoperator"]
 STRIPES = prepared(tiny_dataset(per_class=8))

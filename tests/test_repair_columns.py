@@ -5,6 +5,7 @@ import pytest
 
 from graphs import answers, build, noise
 from quantize.graph.layers import constants_of, layers
+from quantize.plan import Encoding
 from quantize.repair.columns import conv_columns, matrix_columns
 
 CASES = {
@@ -32,34 +33,36 @@ def convolution(name):
     return model, layer, layer.matrix(constants_of(model)["w"])
 
 
-def columns_of(layer, matrix, x):
+def columns_of(layer, x, encoding=None):
     return list(
         conv_columns(
             x,
+            encoding,
             kernel=layer.kernel,
             strides=layer.strides,
             dilations=layer.dilations,
             pads=layer.pads,
             group=layer.group,
-            outputs=len(matrix),
         )
     )
 
 
 def products(layer, matrix, x):
     """float64 [N,P,M] from the columns of all groups."""
-    parts = columns_of(layer, matrix, x)
-    assert [rows.start for rows, _ in parts] == list(
-        range(0, len(matrix), len(matrix) // layer.group)
+    parts = columns_of(layer, x)
+    assert [g for groups, _ in parts for g in range(groups.start, groups.stop)] == list(
+        range(layer.group)
     )
-    whole = np.concatenate([columns @ matrix[rows].T for rows, columns in parts], axis=1)
+    columns = np.concatenate([columns for _, columns in parts])  # [G,P,K]
+    rows = matrix.reshape(layer.group, -1, matrix.shape[1])
+    whole = np.einsum("gpk,gmk->pgm", columns, rows).reshape(-1, len(matrix))
     return whole.reshape(len(x), -1, len(matrix))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_small_output_is_sampled_whole(name):
     model, layer, matrix = convolution(name)
-    x = noise(3, 4, 5, 7)
+    x = noise(3, 4, 4, 4) if name in ("1x1", "depthwise") else noise(3, 4, 5, 7)
     made = answers(model, x)[0]
     expected = made.reshape(*made.shape[:2], -1).transpose(0, 2, 1)
     seen = products(layer, matrix, x)
@@ -70,35 +73,57 @@ def test_a_small_output_is_sampled_whole(name):
 
 
 @pytest.mark.parametrize("name", ["pads", "groups", "everything"])
-def test_a_large_output_is_sampled_at_64_positions_the_same_for_all_images(name):
+def test_a_large_output_is_sampled_at_positions_that_are_the_same_for_all_images(name):
     model, layer, matrix = convolution(name)
     x = noise(2, 4, 30, 31)
     made = answers(model, x)[0]
     expected = made.reshape(*made.shape[:2], -1).transpose(0, 2, 1)
     seen = products(layer, matrix, x)
-    assert seen.shape == (2, 64, len(matrix))
+    assert seen.shape == (2, min(64, 4 * matrix.shape[1]), len(matrix))
     where = []
     for mine, theirs in zip(seen, expected, strict=True):
         distance = np.abs(mine[:, None] - theirs[None]).max(axis=2)
         assert distance.min(axis=1).max() < 1e-4
         where.append(distance.argmin(axis=1).tolist())
     assert where[0] == where[1]
-    assert len(set(where[0])) > 60  # some windows in the padding are equal
+    assert len(set(where[0])) > 0.9 * seen.shape[1]  # some windows in the padding are equal
 
 
 def test_the_sample_is_the_same_each_time():
-    _, layer, matrix = convolution("everything")
+    _, layer, _ = convolution("everything")
     x = noise(2, 4, 40, 31)
-    first, second = columns_of(layer, matrix, x), columns_of(layer, matrix, x)
+    first, second = columns_of(layer, x), columns_of(layer, x)
     for (_, one), (_, two) in zip(first, second, strict=True):
         assert one.dtype == np.float64
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("name", ["pads", "depthwise", "everything"])
+def test_integers_give_the_columns_of_what_they_stand_for(name):
+    """The padding is 0, which is the zero point."""
+    _, layer, _ = convolution(name)
+    encoding = Encoding(np.float32(0.25), 7)
+    x = np.random.default_rng(2).integers(0, 256, (3, 4, 6, 7)).astype(np.uint8)
+    reals = (x.astype(np.float32) - 7) * np.float32(0.25)
+    for (_, one), (_, two) in zip(
+        columns_of(layer, x, encoding), columns_of(layer, reals), strict=True
+    ):
+        np.testing.assert_array_equal(one * 0.25, two)
+
+
+def test_many_groups_come_a_few_at_a_time(monkeypatch):
+    _, layer, matrix = convolution("depthwise")
+    x = noise(3, 4, 5, 7)
+    whole = products(layer, matrix, x)
+    monkeypatch.setattr("quantize.repair.columns._AT_ONCE", 1)
+    assert len(columns_of(layer, x)) == 4
+    np.testing.assert_array_equal(products(layer, matrix, x), whole)
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (3, 4, 5)])
 def test_a_matrix_product_reads_its_input_as_it_is(shape):
     x = noise(*shape)
-    [(rows, columns)] = matrix_columns(x, outputs=6)
-    assert rows == slice(0, 6)
+    [(groups, columns)] = matrix_columns(x)
+    assert groups == slice(0, 1)
     assert columns.dtype == np.float64
-    np.testing.assert_array_equal(columns, x.reshape(-1, 5))
+    np.testing.assert_array_equal(columns[0], x.reshape(-1, 5))

@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import answers, build, noise
-from quantize.calibrate import calibrate
 from quantize.graph.expose import with_outputs
 from quantize.graph.layers import constants_of
 from quantize.graph.prepare import prepare
 from quantize.probe import run_once
-from quantize.remedies import Bench, equalized
+from quantize.repair.channels import equalized as equalized_and_moved
 from quantize.repair.equalize import Channels, equalize, scaled_constants
 
 IMAGES = noise(24, 3, 8, 8, seed=5)
@@ -157,9 +156,8 @@ def network(between="Relu(h)", second="Conv(r, v)", skew=SKEW, **shapes):
     ).model
 
 
-def bench(model, pinned=()):
-    statistics = calibrate(model, [IMAGES], threads=1)
-    return Bench(model, statistics, IMAGES, 1, frozenset(pinned))
+def equalized(model, pinned=()):
+    return equalized_and_moved(model, IMAGES, pinned=frozenset(pinned))[0]
 
 
 def highs(model):
@@ -183,7 +181,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_the_function_stays_and_channels_become_more_equal(form):
     model = network(**FORMS[form])
-    made = equalized(model, bench(model))
+    made = equalized(model)
     exact = answers(model, IMAGES)[0]
     np.testing.assert_allclose(answers(made, IMAGES)[0], exact, atol=1e-5 * np.abs(exact).max())
     before, after = highs(model), highs(made)
@@ -196,7 +194,7 @@ def test_planted_differences_are_undone():
     """With full exponents every channel comes near the range's end, as without the plant."""
     model = network(**FORMS["depthwise"])
     assert highs(model).min() < 0.03 * highs(model).max()
-    after = highs(equalized(model, bench(model)))
+    after = highs(equalized(model))
     assert 0.7 * after.max() < after.min() < 0.99 * after.max()  # with room for other images
 
 
@@ -209,7 +207,7 @@ def test_equal_channels_leave_the_model_as_it_is():
     model = network(skew=np.ones(8, np.float32))
     scale = highs(model)
     model = network(skew=(1 / scale).astype(np.float32))
-    made = constants_of(equalized(model, bench(model)))
+    made = constants_of(equalized(model))
     for name, value in constants_of(model).items():
         np.testing.assert_allclose(made[name], value, rtol=1e-5)
 
@@ -230,7 +228,7 @@ def test_equal_channels_leave_the_model_as_it_is():
 )
 def test_pairs_that_cannot_be_equalized_are_left_alone(options):
     model = network(**options) if "v" not in options else grouped(**options)
-    assert same_constants(model, equalized(model, bench(model)))
+    assert same_constants(model, equalized(model))
 
 
 def grouped(second, v):
@@ -252,4 +250,4 @@ def grouped(second, v):
 @pytest.mark.parametrize("pin", ["a", "c"])
 def test_what_the_user_keeps_float_is_not_touched(pin):
     model = network()
-    assert same_constants(model, equalized(model, bench(model, [pin])))
+    assert same_constants(model, equalized(model, [pin]))

@@ -43,6 +43,7 @@ PLAN = {
     "scheme.method",
     "scheme.reduce_range",
     "scheme.weight_granularity",
+    "walked",
 }
 LATENCY = {"float_ms", "high", "int8_ms", "low", "ratio", "rounds", "threads", "threads_asked"}
 

@@ -91,7 +91,7 @@ class Desk:
         self.left -= 1
         return self.left < 0
 
-    def search(self, plain=(ORT,), repairs=(), order=NODES):
+    def search(self, plain=(ORT,), repairs=(), order=NODES, **options):
         def rank(plan):
             self.ranked.append(plan)
             return [name for name in order if name not in plan.keep_float]
@@ -107,7 +107,7 @@ class Desk:
             recall=self.known.get,
             expired=self.expired,
         )
-        return guided(plain, repairs, rank, hands)
+        return guided(plain, repairs, rank, hands, **options)
 
 
 def plans(trials):
@@ -489,3 +489,84 @@ def test_the_best_is_never_worse_than_plain(values, met, decidable, order):
     assert found.best.accepted == (found.stopped == MET)
     assert found.best.accepted or max(t.probe.sqnr_db for t in found.trials) < met
     assert found.best in found.trials
+
+
+# ------------------------------------------------------------ brief looks, other candidates
+
+
+def brief(*repairs):
+    return Plan("onnxruntime", "qdq", repairs=repairs, walked=16)
+
+
+def test_repairs_are_compared_briefly_and_what_stays_is_worked_out_in_full():
+    worth = {(): 10.0, ("a",): 12.0, ("a", "b"): 12.0, ("a", "c"): 13.0}
+    desk = Desk(table(worth), lambda plan: "met")
+    found = desk.search((ORT,), ("a", "b", "c"), brief=16)
+    assert plans(found.trials) == [ORT, brief("a"), brief("a", "b"), brief("a", "c"), ort("a", "c")]
+    assert found.best.plan == ort("a", "c")
+    assert desk.judged == [ort("a", "c")]
+
+
+def test_where_no_repair_stays_nothing_is_worked_out_again():
+    desk = Desk(table({}), lambda plan: "met")
+    found = desk.search((ORT,), ("a",), brief=16)
+    assert plans(found.trials) == [ORT, brief("a")]
+    assert found.best.plan == ORT
+
+
+def test_a_full_look_that_fails_leaves_the_brief_one():
+    def worth(plan):
+        return EngineError("broke") if plan == ort("a") else 10.0 + 5 * len(plan.repairs)
+
+    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), brief=16)
+    assert found.best.plan == brief("a")
+
+
+def test_others_wait_until_the_repaired_one_is_not_enough():
+    desk = Desk(table({("a",): 15.0}), lambda plan: "met" if plan.repairs else "unmet")
+    found = desk.search((ORT,), ("a",), others=(INC,))
+    assert INC not in plans(found.trials)
+    assert found.best.plan == ort("a")
+
+
+def test_a_better_other_is_judged_and_wins():
+    def worth(plan):
+        return 20.0 if plan == INC else 10.0
+
+    desk = Desk(worth, lambda plan: "met" if plan == INC else "unmet")
+    found = desk.search((ORT,), ("a",), others=(INC,))
+    assert found.best.plan == INC
+    assert desk.judged == [ORT, INC]
+    assert desk.ranked == []
+
+
+def test_a_worse_other_is_not_judged_and_nodes_are_left_float():
+    def worth(plan):
+        return 5.0 if plan == INC else 10.0
+
+    def outcome(plan):
+        return "met" if plan.keep_float else "unmet"
+
+    desk = Desk(worth, outcome)
+    found = desk.search((ORT,), (), others=(INC,), order=NODES[:4])
+    assert INC in plans(found.trials)
+    assert INC not in desk.judged
+    found = Desk(worth, outcome).search((ORT,), ("a",), others=(INC,), order=NODES[:4])
+    assert found.best.plan.keep_float == NODES[:1]
+
+
+def test_an_other_stands_in_for_an_engine_that_fails():
+    def worth(plan):
+        return 9.0 if plan == INC else EngineError("broke")
+
+    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), others=(INC,))
+    assert found.best.plan == INC
+
+
+def test_an_other_may_be_fast_where_the_repaired_one_is_slow():
+    def worth(plan):
+        return 5.0 if plan == INC else 10.0
+
+    desk = Desk(worth, lambda plan: "met", ratio=lambda plan: 3 if plan == INC else 1)
+    found = desk.search((ORT,), ("a",), others=(INC,))
+    assert found.best.plan == INC

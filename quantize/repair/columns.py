@@ -3,56 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-_POSITIONS = 64
+from quantize.plan import Encoding
+
+_LEAST, _MOST = 16, 64
+"""Positions of each image."""
+
+_COLUMNS = 8
+"""For each of the K values of a column, over all images: what follows damps the rest."""
+
+_AT_ONCE = 1 << 22
+"""Values of the columns that are held at once, unless one group has more."""
+
+Columns = Iterator[tuple[slice, NDArray[np.float64]]]
+"""(groups, their columns float64 [g,P,K]), of all groups in order."""
 
 
 def conv_columns(
-    value: NDArray[np.float32],
+    value: NDArray[Any],
+    encoding: Encoding | None = None,
     *,
     kernel: tuple[int, int],
     strides: tuple[int, int],
     dilations: tuple[int, int],
     pads: tuple[int, int, int, int],
     group: int,
-    outputs: int,
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+) -> Columns:
     """What each row of the weight matrix is multiplied with, at a seeded sample of positions.
 
     Args:
-        value: float32 [N,C,H,W].
+        value: float32 [N,C,H,W], or uint8 with an encoding.
+        encoding: what the integers stand for; columns are then in units of its scale, so that
+            sums of their products are exact.
         kernel: height and width; strides and dilations likewise.
         strides: of the convolution.
         dilations: of the convolution.
         pads: top, left, bottom, right.
         group: of the convolution.
-        outputs: M, rows of the weight matrix.
 
     Yields:
-        For each group its rows, and columns float64 [P,K] with K = C / group * kH * kW.
+        Groups and their columns float64 [g,P,K] with K = C / group * kH * kW.
     """
     top, left, bottom, right = pads
-    padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    zero = 0 if encoding is None else encoding.zero_point
+    if any(pads):
+        around = ((0, 0), (0, 0), (top, bottom), (left, right))
+        value = np.pad(value, around, constant_values=zero)
     reach = ((kernel[0] - 1) * dilations[0] + 1, (kernel[1] - 1) * dilations[1] + 1)
-    windows: NDArray[np.float32] = sliding_window_view(padded, reach, (2, 3))  # type: ignore[call-overload]  # numpy's stub has one axis
+    windows: NDArray[Any] = sliding_window_view(value, reach, (2, 3))  # type: ignore[call-overload]  # numpy's stub has one axis
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
     images, channels, height, width = windows.shape[:4]
-    count = min(_POSITIONS, height * width)
+    per_group, taps = channels // group, kernel[0] * kernel[1]
+    wanted = -(-_COLUMNS * per_group * taps // images)
+    count = min(max(_LEAST, min(wanted, _MOST)), height * width)
     spots = np.random.default_rng(0).choice(height * width, count, replace=False)
     taken = windows[:, :, spots // width, spots % width]  # [N,C,P,kH,kW]
-    per_group, rows = channels // group, outputs // group
-    for index in range(group):
-        own = taken[:, index * per_group : (index + 1) * per_group]
-        columns = own.transpose(0, 2, 1, 3, 4).reshape(images * count, -1)
-        yield slice(index * rows, (index + 1) * rows), columns.astype(np.float64)
+    at_once = max(1, _AT_ONCE // (images * count * per_group * taps))
+    for start in range(0, group, at_once):
+        some = slice(start, min(start + at_once, group))
+        own = taken[:, some.start * per_group : some.stop * per_group]
+        own = own.reshape(images, -1, per_group, count, taps).transpose(1, 0, 3, 2, 4)
+        columns = own.astype(np.float64).reshape(len(own), images * count, -1)
+        columns -= zero
+        yield some, columns
 
 
-def matrix_columns(
-    value: NDArray[np.float32], outputs: int
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """The same for a matrix product: value float32 [...,K] is its own columns."""
-    yield slice(0, outputs), value.reshape(-1, value.shape[-1]).astype(np.float64)
+def matrix_columns(value: NDArray[Any], encoding: Encoding | None = None) -> Columns:
+    """The same for a matrix product: value [...,K] is its own columns, in one group."""
+    columns = value.reshape(1, -1, value.shape[-1]).astype(np.float64)
+    yield slice(0, 1), columns - (0 if encoding is None else encoding.zero_point)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,11 @@ from quantize.graph.front import Front, first_convolution, needs_padding, pixels
 from quantize.graph.layers import constants_of, with_constants
 from quantize.graph.view import View
 from quantize.plan import Encoding
-from quantize.repair.pixels import compensated, exact, grid_of
+from quantize.repair.pixels import Grid, compensated, exact
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +39,19 @@ class Faced:
     constants: dict[str, NDArray[np.float32]]
 
 
-def faced(
-    model: onnx.ModelProto, images: NDArray[np.float32], floats: frozenset[str]
-) -> Faced | None:
+def faced(model: onnx.ModelProto, grid: Grid, floats: frozenset[str]) -> Faced | None:
     """Give a model the front that its images ask for.
 
     Args:
         model: every convolution has a bias.
-        images: float32 [N,C,H,W], which show the grid.
+        grid: that the images lie on.
         floats: nodes that stay float.
 
     Returns:
-        None where the images lie on no grid, or no int8 convolution alone reads them.
+        None where no int8 convolution alone reads the image.
     """
     conv = first_convolution(model)
     if conv is None or conv.bias is None or conv.name in floats:
-        return None
-    grid = grid_of(images)
-    if grid is None:
-        log.info("pixels: the images lie on no grid of 256 values")
         return None
     image = View(model.graph).inputs[0].name
     done = exact(grid, padded=any(conv.pads))

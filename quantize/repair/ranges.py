@@ -185,7 +185,10 @@ class _Search:
 
     def __init__(self, mass: _Mass, whole: Range, levels: int, symmetric: bool) -> None:
         self.range = whole
-        self._mass = mass.without(_NEGLIGIBLE * max(-whole.low, whole.high))
+        mass = mass.without(_NEGLIGIBLE * max(-whole.low, whole.high))
+        wide = mass.upper > mass.lower
+        self._points = mass.lower[~wide], mass.counts[~wide]
+        self._edges, self._density = _density(mass, wide)
         self._whole = whole
         self._levels = levels
         self._symmetric = symmetric
@@ -219,18 +222,32 @@ class _Search:
             step = (high - low) / (self._levels - 1)
             below = np.rint(-low / step)
             above = self._levels - 1 - below
-        a, b = self._mass.lower / step, self._mass.upper / step  # [R,B], in steps
-        middle = (a + b) / 2
-        at_point = (middle - np.clip(np.rint(middle), -below, above)) ** 2
-        spread = _integral(b, below, above) - _integral(a, below, above)
-        mean = np.where(b > a, spread / np.where(b > a, b - a, 1.0), at_point)
-        return np.asarray((mean * step**2) @ self._mass.counts)
+        values, counts = self._points
+        error = self._density @ _integral(self._edges / step, below, above).T * step.T
+        if counts.size:
+            reals = values / step
+            error += (reals - np.clip(np.rint(reals), -below, above)) ** 2 @ counts
+        return np.asarray(error.reshape(-1) * step.reshape(-1) ** 2)
+
+
+def _density(mass: _Mass, wide: NDArray[np.bool_]) -> tuple[_Reals, _Reals]:
+    """Edges e, and the d with sum_i d_i I(e_i) = sum of counts times the mean of dI over each bin.
+
+    A bin [a, b] of n values adds n (I(b) - I(a)) / (b - a), so neighbours share their edge.
+    """
+    lower, upper = mass.lower[wide], mass.upper[wide]
+    each = mass.counts[wide] / (upper - lower)
+    edges, place = np.unique(np.concatenate([lower, upper]), return_inverse=True)
+    weights = np.concatenate([-each, each])
+    density = np.bincount(place.reshape(-1), weights, minlength=len(edges))
+    return edges, density.astype(np.float64)
 
 
 def _integral(t: _Reals, below: _Reals, above: _Reals) -> _Reals:
     """int_0^t of the squared distance to the nearest integer in [-below, above]."""
     n = np.clip(np.rint(t), -below, above)
-    return np.asarray(n / 12 + (t - n) ** 3 / 3)
+    off = t - n
+    return np.asarray(n / 12 + off * off * off / 3)  # ** 3 would take logarithms
 
 
 # --------------------------------------------------------------------------------- KL

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from quantize.repair.scales import nearest
 
@@ -25,38 +26,57 @@ def round_by_least_squares(
     moments: NDArray[np.float64],
     limit: int = 127,
 ) -> NDArray[np.int8]:
-    """Integers for one layer's weights.
+    """Integers for one layer's weights, or for those of G groups side by side.
 
     Args:
-        weight: float32 [M,K].
-        scale: float32 [M], positive.
-        moments: float64 [K,K], mean or sum of x x^T over positions.
+        weight: float32 [M,K] or [G,M,K].
+        scale: float32 [M] or [G,M], positive.
+        moments: float64 [K,K] or [G,K,K], mean or sum of x x^T over positions.
         limit: largest absolute integer.
 
     Returns:
-        int8 [M,K].
+        int8, shaped as the weight.
     """
-    order = np.argsort(-np.diag(moments), kind="stable")
-    upper = _inverse_factor(moments[np.ix_(order, order)])
-    rest = (weight.astype(np.float64) / scale[:, None])[:, order]
-    integers = np.empty_like(rest)
-    columns = rest.shape[1]
-    for start in range(0, columns, _BLOCK):
-        stop = min(start + _BLOCK, columns)
-        errors = np.empty((len(rest), stop - start))
-        for i in range(start, stop):
-            integers[:, i] = np.clip(np.rint(rest[:, i]), -limit, limit)
-            error = (rest[:, i] - integers[:, i]) / upper[i, i]
-            rest[:, i:stop] -= np.outer(error, upper[i, i:stop])
-            errors[:, i - start] = error
-        rest[:, stop:] -= errors @ upper[start:stop, stop:]
+    shape = weight.shape
+    weight = weight.reshape(-1, *shape[-2:])
+    scale = scale.reshape(weight.shape[:2])
+    moments = moments.reshape(-1, *moments.shape[-2:])
+    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
+    groups = np.arange(len(weight))[:, None, None]
+    sorted_moments = moments[groups, order[:, :, None], order[:, None, :]]
+    upper = np.stack([_inverse_factor(one) for one in sorted_moments])
+    # Columns of W lie together: [G,K,M].
+    rest = (weight.astype(np.float64) / scale[:, :, None]).transpose(0, 2, 1)
+    rest = np.ascontiguousarray(np.take_along_axis(rest, order[:, :, None], axis=1))
+    integers = _rounded(rest, upper, limit)
     result = np.empty(weight.shape, np.int8)
-    result[:, order] = integers.astype(np.int8)
+    np.put_along_axis(result, order[:, None, :], integers.transpose(0, 2, 1), axis=2)
     # What is carried over may meet the limit, or be rounded away again: each row keeps the better.
     simple = nearest(weight, scale, limit)
     worse = _error(weight, scale, result, moments) > _error(weight, scale, simple, moments)
     result[worse] = simple[worse]
-    return result
+    return result.reshape(shape)
+
+
+def _rounded(rest: NDArray[np.float64], upper: NDArray[np.float64], limit: int) -> NDArray[np.int8]:
+    """The integers int8 [G,K,M] of weights float64 [G,K,M] in steps; `rest` is used up.
+
+    A block of columns is rounded before the later ones are told, all at once.
+    """
+    integers = np.empty(rest.shape, np.int8)
+    columns = rest.shape[1]
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        errors = np.empty((len(rest), stop - start, rest.shape[2]))
+        for i in range(start, stop):
+            nearby = np.clip(np.rint(rest[:, i]), -limit, limit)
+            integers[:, i] = nearby
+            error = (rest[:, i] - nearby) / upper[:, i, i, None]
+            rest[:, i + 1 : stop] -= upper[:, i, i + 1 : stop, None] * error[:, None]
+            errors[:, i - start] = error
+        if stop < columns:
+            rest[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+    return integers
 
 
 def _error(
@@ -65,16 +85,21 @@ def _error(
     integers: NDArray[np.int8],
     moments: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Each row's (w - s q)^T H (w - s q), float64 [M]."""
-    missing = weight.astype(np.float64) - scale.astype(np.float64)[:, None] * integers
-    return np.asarray(((missing @ moments) * missing).sum(axis=1))
+    """Each row's (w - s q)^T H (w - s q), float64 [G,M]."""
+    missing = weight.astype(np.float64) - scale.astype(np.float64)[..., None] * integers
+    return np.asarray(((missing @ moments) * missing).sum(axis=-1))
 
 
 def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """U with U^T U = (H + damping)^-1, upper triangular; damping keeps H invertible."""
+    """U with U^T U = (H + damping)^-1, upper triangular; damping keeps H invertible.
+
+    With J the reversal of rows, J H J = L L^T gives H^-1 = (J L^-1 J)^T (J L^-1 J), and J L^-1 J
+    is upper triangular.
+    """
     mean = float(np.trace(moments)) / len(moments)
     damped = moments + np.eye(len(moments)) * max(_DAMPING * mean, 1e-12)
-    lower = np.linalg.cholesky(damped)
-    inverse = np.linalg.inv(lower)
-    upper: NDArray[np.float64] = np.linalg.cholesky(inverse.T @ inverse).T
-    return upper
+    lower = np.linalg.cholesky(damped[::-1, ::-1])
+    inverse, failed = lapack.dtrtri(lower, lower=1)
+    if failed:
+        raise np.linalg.LinAlgError("the moments are not positive")
+    return np.asarray(inverse[::-1, ::-1])

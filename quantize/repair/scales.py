@@ -45,5 +45,5 @@ def least_squares(weight: NDArray[np.float32], limit: int = 127) -> NDArray[np.f
 def nearest(
     weight: NDArray[np.float32], scale: NDArray[np.float32], limit: int = 127
 ) -> NDArray[np.int8]:
-    """Each weight's nearest integer, int8 [M,K], for weight float32 [M,K] and scale float32 [M]."""
-    return np.clip(np.rint(weight / scale[:, None]), -limit, limit).astype(np.int8)
+    """Each weight's nearest integer, int8 [...,K], for float32 [...,K] and scale float32 [...]."""
+    return np.clip(np.rint(weight / scale[..., None]), -limit, limit).astype(np.int8)

@@ -1,33 +1,39 @@
 """The walk: layer by layer, each repaired on what the quantized layers before it really give.
 
-Two copies of the same few images go through the model side by side, one in float, one with every
-activation rounded as the int8 model rounds it. At each layer the float copy says what should come
-out and the quantized copy what goes in; weights are rounded for that input, and the bias takes up
-the difference of the means: b_m += mean(y_m) - mean(y'_m) per output channel m. Where only a Relu
-or Clip reads the layer, the means behind it count, since what it cuts off reaches nobody.
+A few images go through the model with every activation rounded as the int8 model rounds it. At each
+layer they say what goes in, and the means of the float model say what should come out; weights are
+rounded for that input, and the bias takes up the difference of the means: b_m += mean(y_m) -
+mean(y'_m) per output channel m. Where only a Relu or Clip reads the layer, the means behind it
+count, since what it cuts off reaches nobody.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantize.deadline import NEVER, Deadline
-from quantize.plan import Encoding
+from quantize.repair.columns import Columns
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
 
-_POSITIONS = 1 << 15
+POSITIONS = 1 << 13
+"""Values of each channel that its mean is taken over, of all images together."""
+
 _NEWTON_STEPS = 6
 _LEAST_SHARE = 0.05
+_NEAR = 1e-6
 
 Array = NDArray[np.float32]
-Columns = Callable[[Array], Iterator[tuple[slice, NDArray[np.float64]]]]
-"""A layer's input [N,...] -> (rows of the weight matrix, their input columns float64 [P,K])."""
+Tensor = NDArray[Any]
+"""An activation: uint8 where the int8 model rounds it, else float32."""
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,30 +52,52 @@ class Remedies:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One node of the walk, in graph order.
+class Plain:
+    """A node, or several, of the walk that holds nothing to repair.
 
     Attributes:
         inputs: activations that it reads.
         outputs: activations that it makes.
-        run: activations by name -> outputs; a layer's weight and bias replace its own if given.
-        layer: name of the layer that it is, or None.
-        weight: matrix float32 [M,K] of a layer that becomes int8, else None.
-        bias: float32 [M], zeros where it has none.
-        columns: input columns for rounding.
-        has_bias: whether the operator can carry a bias.
-        limits: of the Relu or Clip that alone reads the result, infinite where there is none.
+        run: all activations by name -> its outputs, rounded.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    run: Callable[[Mapping[str, Array], Array | None, Array | None], list[Array]]
-    layer: str | None = None
-    weight: Array | None = None
-    bias: Array | None = None
-    columns: Columns | None = None
+    run: Callable[[Tensors], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Repairable:
+    """A layer of the walk that becomes int8.
+
+    Attributes:
+        layer: its name.
+        inputs: the activation that it reads, alone.
+        outputs: the activation that it makes, behind the Relu or Clip that alone reads it.
+        weight: float32 [M,K].
+        bias: float32 [M], zeros where it has none.
+        run: (activations, weight, bias) -> the result before the Relu or Clip, float32 [N,M,...],
+            as pieces of a few images.
+        finish: (those pieces, float32 [M] to add to each channel) -> the output, rounded.
+        groups: into how many parts rows and inputs are divided.
+        columns: input -> the columns of each group, for rounding, or None.
+        has_bias: whether the operator can carry a bias.
+        limits: of the Relu or Clip, infinite where there is none.
+        unit: scale of the input's integers, 0 where it has none.
+    """
+
+    layer: str
+    inputs: tuple[str]
+    outputs: tuple[str]
+    weight: Array
+    bias: Array
+    run: Callable[[Tensors, Array, Array], list[Array]]
+    finish: Callable[[list[Array], Array], Tensor]
+    groups: int = 1
+    columns: Callable[[Tensor], Columns] | None = None
     has_bias: bool = True
     limits: tuple[float, float] = (-math.inf, math.inf)
+    unit: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +121,9 @@ class Repaired:
 
 
 def walk(
-    images: Mapping[str, Array],
-    steps: list[Step],
-    encodings: Mapping[str, Encoding],
+    images: Tensors,
+    steps: Sequence[Plain | Repairable],
+    means: Mapping[str, NDArray[np.float64]],
     remedies: Remedies,
     limit: int = 127,
     deadline: Deadline = NEVER,
@@ -103,9 +131,9 @@ def walk(
     """Repair every int8 layer in order.
 
     Args:
-        images: the model's input by name, float32 [N,C,H,W].
-        steps: the model's nodes.
-        encodings: activations that are rounded, per tensor.
+        images: the model's input by name, [N,C,H,W], uint8 where it is rounded.
+        steps: the model's nodes, in order.
+        means: layer -> what the float model gives, `clipped_mean` of each channel, float64 [M].
         remedies: what to do.
         limit: largest absolute integer of a weight.
         deadline: when the walk breaks off.
@@ -116,144 +144,131 @@ def walk(
     Raises:
         BudgetError: the deadline passed.
     """
-    exact: dict[str, Array] = dict(images)
-    rough = {name: _rounded(name, value, encodings) for name, value in images.items()}
-    grid = {name: _step_of(name, encodings) for name in images}
+    tensors: dict[str, Tensor] = dict(images)
     last_use = {name: index for index, step in enumerate(steps) for name in step.inputs}
     repaired: dict[str, Repaired] = {}
     for index, step in enumerate(steps):
         deadline.check()
-        wanted = step.run(exact, None, None)
-        if step.layer is not None and step.weight is not None:
-            least = _least_scale(step, grid)
-            done, given = _repair(step, wanted[0], rough, remedies, (limit, least))
-            repaired[step.layer] = done
+        if isinstance(step, Plain):
+            made = step.run(tensors)
         else:
-            given = step.run(rough, None, None)
-        exact.update(zip(step.outputs, wanted, strict=True))
-        for name, value in zip(step.outputs, given, strict=True):
-            rough[name] = _rounded(name, value, encodings)
-            passed_on = grid.get(step.inputs[0], 0.0) if step.inputs else 0.0
-            grid[name] = _step_of(name, encodings) or passed_on
+            repaired[step.layer], output = _repair(step, tensors, means, remedies, limit)
+            made = [output]
+        tensors.update(zip(step.outputs, made, strict=True))
         for name in (*step.inputs, *step.outputs):
             if last_use.get(name, -1) <= index:
-                exact.pop(name, None)
-                rough.pop(name, None)
+                tensors.pop(name, None)
     return repaired
 
 
 def _repair(
-    step: Step,
-    wanted: Array,
-    rough: Mapping[str, Array],
+    step: Repairable,
+    tensors: Tensors,
+    means: Mapping[str, NDArray[np.float64]],
     remedies: Remedies,
-    bounds: tuple[int, Array],
-) -> tuple[Repaired, list[Array]]:
-    """The layer's repaired form and what it gives, before the activation's rounding.
-
-    `bounds` are the largest integer of a weight and the least scale of each row.
-    """
-    weight, bias, (limit, least) = step.weight, step.bias, bounds
-    if weight is None or bias is None:
-        raise ValueError(f"step {step.outputs} is no layer")
-    scale = least_squares(weight, limit) if remedies.scales else largest(weight, limit)
-    scale = np.maximum(scale, least)
-    integers = nearest(weight, scale, limit)
+    limit: int,
+) -> tuple[Repaired, Tensor]:
+    """The layer's repaired form and the activation that it makes."""
+    scale = least_squares(step.weight, limit) if remedies.scales else largest(step.weight, limit)
+    scale = np.maximum(scale, _least_scale(step))
+    integers = nearest(step.weight, scale, limit)
     if remedies.rounding and step.columns is not None:
-        for rows, columns in step.columns(rough[step.inputs[0]]):
-            moments = columns.T @ columns
-            integers[rows] = round_by_least_squares(weight[rows], scale[rows], moments, limit)
-    done = Repaired(integers, scale, bias)
-    given = step.run(rough, done.matrix, bias)
+        integers = _rounded(step, step.columns(tensors[step.inputs[0]]), scale, limit)
+    done = Repaired(integers, scale, step.bias)
+    given = step.run(tensors, done.matrix, step.bias)
+    shift = np.zeros(len(scale))
     if remedies.bias and step.has_bias:
-        shift = bias_shift(wanted, given[0], step.limits)
-        done = Repaired(integers, scale, np.asarray(bias + shift, np.float32))
-        given = [given[0] + _along(shift, wanted.ndim)]
-    return done, given
+        count = sum(len(piece) for piece in given)
+        sample = np.concatenate([sampled(piece, count) for piece in given])
+        shift = bias_shift(means[step.layer], sample, step.limits)
+        done = Repaired(integers, scale, np.asarray(step.bias + shift, np.float32))
+    return done, step.finish(given, np.asarray(shift, np.float32))
+
+
+def _rounded(step: Repairable, columns: Columns, scale: Array, limit: int) -> NDArray[np.int8]:
+    """The weight's integers for these inputs, int8 [M,K]."""
+    integers = np.empty(step.weight.shape, np.int8)
+    width, rows = step.weight.shape[1], len(step.weight) // step.groups
+    for groups, values in columns:
+        moments = np.stack([one.T @ one for one in values])
+        own = slice(groups.start * rows, groups.stop * rows)
+        chosen = round_by_least_squares(
+            step.weight[own].reshape(-1, rows, width), scale[own].reshape(-1, rows), moments, limit
+        )
+        integers[own] = chosen.reshape(-1, width)
+    return integers
+
+
+def sampled(values: Array, count: int) -> Array:
+    """Every k-th position, so that about `POSITIONS` values of each channel are left of all images.
+
+    k has no divisor in common with the width, so that all columns are seen.
+
+    Args:
+        values: float32 [n,C] or [n,C,...] of some of the images.
+        count: images in all.
+
+    Returns:
+        float32 [n,C,P], the same positions of each image.
+    """
+    flat = values.reshape(*values.shape[:2], -1)
+    return np.ascontiguousarray(flat[:, :, :: stride_of(count, values.shape)])
+
+
+def stride_of(count: int, shape: Sequence[int]) -> int:
+    """The k of `sampled` for `count` images of shape [n,C,...]."""
+    step = max(1, count * math.prod(shape[2:]) // POSITIONS)
+    while math.gcd(step, shape[-1] if len(shape) > 2 else 1) > 1:
+        step += 1
+    return step
+
+
+def clipped_mean(sample: Array, limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Mean of each channel between the limits, float64 [C], for float32 [N,C,P]."""
+    inside = sample if limits == (-math.inf, math.inf) else np.clip(sample, *limits)
+    return np.asarray(inside.mean(axis=(0, 2), dtype=np.float64))
 
 
 def bias_shift(
-    wanted: Array, given: Array, limits: tuple[float, float] = (-math.inf, math.inf)
+    wanted: NDArray[np.float64],
+    given: Array,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> NDArray[np.float64]:
     """What to add to a layer's bias so that each channel's mean between the limits is right.
 
-    Without limits that is mean(wanted) - mean(given). With them the mean of clip(given + b) grows
+    Without limits that is wanted - mean(given). With them the mean of clip(given + b) grows
     with b as fast as the share of values between the limits, so Newton's method finds b; channels
-    that the limits cut off nearly always take small steps, and those cut off wholly none. Large
-    activations are thinned out: both are seen at the same positions, so their difference stays.
+    that the limits cut off nearly always take small steps, and those cut off wholly none.
 
     Args:
-        wanted: float32 [N,C] or [N,C,H,W].
-        given: likewise.
+        wanted: the means between the limits, float64 [C].
+        given: float32 [N,C,P].
         limits: low and high.
 
     Returns:
         float64 [C].
     """
     if limits == (-math.inf, math.inf):
-        return _mean(wanted) - _mean(given)
-    wanted, given = _thinned(wanted), _thinned(given)
-    target = _mean(np.clip(wanted, *limits))
-    shift = np.zeros_like(target)
+        return wanted - clipped_mean(given, limits)
+    channels = np.ascontiguousarray(given.transpose(1, 0, 2)).reshape(len(wanted), -1)
+    shift = np.zeros_like(wanted)
     for _ in range(_NEWTON_STEPS):
-        moved = np.clip(given + _along(shift, given.ndim), *limits)
-        missing = target - _mean(moved)
-        inside = _mean(((moved > limits[0]) & (moved < limits[1])).astype(np.float32))
-        shift += np.where(inside > 0, missing / np.maximum(inside, _LEAST_SHARE), 0.0)
+        moved = channels + shift.astype(np.float32)[:, None]
+        inside = ((moved > limits[0]) & (moved < limits[1])).mean(axis=1)
+        missing = wanted - np.clip(moved, *limits, out=moved).mean(axis=1, dtype=np.float64)
+        steps = np.where(inside > 0, missing / np.maximum(inside, _LEAST_SHARE), 0.0)
+        shift += steps
+        if np.abs(steps).max() <= _NEAR * max(1.0, float(np.abs(wanted).max())):
+            break
     return shift
 
 
-def _thinned(values: Array) -> Array:
-    """Every k-th position, so that about `_POSITIONS` values of each channel are left.
-
-    k has no divisor in common with the width, so that all columns are seen.
-    """
-    if values.ndim != 4:
-        return values
-    count, channels, height, width = values.shape
-    step = max(1, count * height * width // _POSITIONS)
-    while math.gcd(step, width) > 1:
-        step += 1
-    flat = values.reshape(count, channels, height * width)[:, :, ::step]
-    return np.ascontiguousarray(flat)[..., None]
-
-
-def _along(shift: NDArray[np.float64], dimensions: int) -> Array:
-    """One number per channel, shaped for [N,C] or [N,C,H,W]; float32."""
-    return shift.astype(np.float32).reshape(-1, *[1] * (dimensions - 2))
-
-
-def _least_scale(step: Step, grid: Mapping[str, float]) -> Array:
+def _least_scale(step: Repairable) -> Array:
     """The least weight scale for which the bias fits int32, float32 [M] or [1].
 
     Its unit is input scale times weight scale: |b_m| / (s_x s_m) stays below 2^30. A channel
     whose weights are all but 0 would lose its bias otherwise.
     """
-    unit = grid.get(step.inputs[0], 0.0)
-    if step.bias is None or not unit:
+    if not step.unit:
         return np.zeros(1, np.float32)
-    return np.asarray(np.abs(step.bias).reshape(-1) / (unit * 2.0**30), np.float32)
-
-
-def _step_of(name: str, encodings: Mapping[str, Encoding]) -> float:
-    return float(encodings[name].scale) if name in encodings else 0.0
-
-
-def _mean(values: Array) -> NDArray[np.float64]:
-    """Mean of each channel, float64 [C], for [N,C] or [N,C,H,W]."""
-    axes = (0, *range(2, values.ndim))
-    return np.asarray(values.mean(axis=axes, dtype=np.float64))
-
-
-def _rounded(name: str, value: Array, encodings: Mapping[str, Encoding]) -> Array:
-    """What uint8 leaves of an activation: scale (clip(rint(x / scale) + z, 0, 255) - z)."""
-    encoding = encodings.get(name)
-    if encoding is None:
-        return value
-    scale, zero = np.float32(encoding.scale), np.float32(encoding.zero_point)
-    integers: Array = np.rint(value / scale)
-    integers += zero
-    np.clip(integers, 0, 255, out=integers)
-    integers -= zero
-    integers *= scale
-    return integers
+    return np.asarray(np.abs(step.bias) / (step.unit * 2.0**30), np.float32)

@@ -116,6 +116,8 @@ def rungs(run: Account) -> list[Told]:
             label = f"{len(floats)} float: {', '.join(floats)}"
         elif added:
             label = f"+ {', '.join(added)}"
+        elif plan.repairs and plan.walked is None:
+            label = "the repairs kept, on more images"
         kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
         if kept:
             repaired = frozenset(plan.repairs)
@@ -173,10 +175,11 @@ def _kind(plan: Plan) -> tuple[object, ...]:
 
 
 def _same(one: Plan, other: Plan) -> bool:
-    return (_kind(one), one.repairs, one.keep_float) == (
+    return (_kind(one), one.repairs, one.keep_float, one.walked) == (
         _kind(other),
         other.repairs,
         other.keep_float,
+        other.walked,
     )
 
 
@@ -279,8 +282,9 @@ def _rung_lines(run: Account) -> list[str]:
             f"{decibels(rung.gain_db, signed=True):>10}{rung.seconds:9.1f}  "
         )
         pad = " " * len(head)
+        width = max(WIDTH, len(head) + 20)  # a damaged report may hold figures of any length
         lines += textwrap.wrap(
-            told.why, WIDTH, initial_indent=head, subsequent_indent=pad, max_lines=3
+            told.why, width, initial_indent=head, subsequent_indent=pad, max_lines=3
         ) or [head.rstrip()]
     return [*lines, *folded("ended", run.stopped)]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROBED = 16
+PROBED = 8
 """Search images that each layer is measured on."""
 
 

@@ -131,7 +131,8 @@ def _made(plan: Plan) -> str:
     """How a candidate was made, such as `onnxruntime qdq + bias`."""
     parts = " + ".join([f"{plan.engine} {plan.format}", *plan.repairs])
     left = len(plan.keep_float)
-    return f"{parts}, {left} nodes float" if left else parts
+    few = f", looking at {plan.walked} images" if plan.walked else ""
+    return f"{parts}{few}, {left} nodes float" if left else f"{parts}{few}"
 
 
 def _range_ratio(value: float | None) -> str:

@@ -366,7 +366,14 @@ def _plan(value: Value) -> Plan:
         ),
         value.at("repairs").texts(),
         value.at("keep_float").texts(),
+        walked=_walked(value),
     )
+
+
+def _walked(plan: Value) -> int | None:
+    """Plans of older runs do not say."""
+    known = plan.has("walked") and plan.at("walked").value is not None
+    return plan.at("walked").count() if known else None
 
 
 def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:

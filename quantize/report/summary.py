@@ -125,8 +125,9 @@ def _trials(report: dict[str, Any]) -> list[str]:
 
 def _made(plan: dict[str, Any]) -> str:
     parts = [f"{plan['engine']} {plan['format']}", *plan["repairs"]]
-    left = len(plan["keep_float"])
-    return " + ".join(parts) + (f", {left} nodes float" if left else "")
+    left, walked = len(plan["keep_float"]), plan.get("walked")
+    few = f", looking at {walked} images" if walked else ""
+    return " + ".join(parts) + few + (f", {left} nodes float" if left else "")
 
 
 def _found(trial: dict[str, Any]) -> list[str]:
