@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from functools import cache
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+from quantize.conversion.caffe2_fields import DamagedError
+from quantize.errors import ModelError
 
 KINDS = {"text": 9, "bytes": 12, "float": 2, "int": 3, "bool": 8}
 FIELDS = {
@@ -136,3 +140,53 @@ def write(folder, predict, init, form="binary"):
     for path, message in zip(paths, (predict, init), strict=True):
         path.write_bytes(message if isinstance(message, bytes) else FORMS[form](message))
     return paths
+
+
+def sample():
+    rng = np.random.default_rng(0)
+    return net(
+        op("Conv", "data w", "y", kernel=3, pads=[0, 1, 0, 1], order="NCHW", epsilon=0.5),
+        fill("w", rng.normal(0, 1, (2, 1, 3, 3))),
+        outputs=["y"],
+    )
+
+
+def complaint(read, *arguments):
+    """What a reader says of something that it refuses; empty where it does not."""
+    try:
+        read(*arguments)
+    except (DamagedError, ModelError) as error:
+        return str(error)
+    return ""
+
+
+def mutated(rng, content):
+    """One to four changes: a byte, a piece lost, doubled or moved, the end cut off."""
+    for _ in range(rng.integers(1, 5)):
+        at, size = int(rng.integers(len(content) + 1)), int(rng.integers(1, 12))
+        kind = rng.integers(5)
+        if kind == 0:
+            content = content[:at] + bytes([rng.integers(256)]) + content[at + 1 :]
+        elif kind == 1:
+            content = content[:at] + content[at + size :]
+        elif kind == 2:
+            content = content[: at + size] + content[at:]
+        elif kind == 3:
+            content = content[:at] + rng.bytes(size) + content[at:]
+        elif rng.integers(4) == 0:
+            content = content[:at]
+    return content
+
+
+def fuzz(read, contents, count, seed):
+    """Read mutations; returns how many were read, and how many were refused."""
+    rng = np.random.default_rng(seed)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes = [0, 0]
+    for index in range(count):
+        said = complaint(read, mutated(rng, contents[index % len(contents)]))
+        assert "\n" not in said
+        outcomes[bool(said)] += 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert min(outcomes) > count // 50
+    return outcomes

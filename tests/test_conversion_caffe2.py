@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from caffe2_nets import FORMS, binary, fill, from_text, init_net, net, op, write
 
+from caffe2_nets import FORMS, binary, complaint, fill, from_text, init_net, net, op, write
 from graphs import answers, noise
 from quantize.conversion import caffe2_operators
 from quantize.conversion.caffe2 import import_caffe2
@@ -45,7 +45,7 @@ def trained(divisor=1, seed=0):
             blobs[step.input[1]] = rng.normal(0, scale, shape).astype(np.float32)
             channels[made] = count
         if step.type == "SpatialBN":
-            for blob, low in zip(step.input[1:], (0.5, -0.5, -0.5, 0.3), strict=True):
+            for blob, low in zip(step.input[1:], (0.1, -0.5, -0.5, 0.6), strict=True):
                 blobs[blob] = rng.uniform(low, low + 1, channels[made]).astype(np.float32)
         if step.type == "FC":
             shape = 1000, channels[first]
@@ -59,23 +59,28 @@ def slim_blobs():
     return trained(divisor=8)
 
 
+@cache
+def slim_init(form):
+    return FORMS[form](init_net(**slim_blobs()))
+
+
 def slim(folder, form):
     """The real predict net with an eighth of its channels, imported from one form."""
-    predict, init = write(folder, real_net(), init_net(**slim_blobs()), form)
+    predict, init = write(folder, FORMS[form](real_net()), slim_init(form))
     if form == "text":
         predict = PREDICT
     return import_caffe2(predict, init, INFO)
 
 
-def worst(made, images, all_tensors=True):
-    """Largest difference over tensors, each as a share of its largest reference value."""
+def worst(made, images, last=None):
+    """Largest difference over (the last) tensors, each as a share of its largest reference."""
     model = onnx.ModelProto.FromString(made.model.SerializeToString())
     reference = made.reference(images)
-    names = list(reference) if all_tensors else [v.name for v in model.graph.output]
+    names = list(reference)[-(last or 0) :]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     inferred = onnx.shape_inference.infer_shapes(model)
-    got = answers(inferred, images, plain=all_tensors)
+    got = answers(inferred, images, plain=last is None)
     distances = {}
     for name, value in zip(names, got, strict=True):
         want = reference[name]
@@ -99,7 +104,7 @@ def test_the_real_resnet50_in_each_form(tmp_path, form):
 
 @real
 def test_the_real_resnet50_takes_eight_images(tmp_path):
-    assert worst(slim(tmp_path, "binary"), noise(8, 3, 224, 224, seed=1), all_tensors=False) <= 1e-4
+    assert worst(slim(tmp_path, "binary"), noise(8, 3, 224, 224, seed=1), last=2) <= 1e-4
 
 
 @real
@@ -153,7 +158,7 @@ def test_the_real_resnet50_at_full_width(tmp_path):
     weights = sum(int(np.prod(tensor.dims)) for tensor in made.model.graph.initializer)
     assert weights == 25_610_152  # 25.6 million, as the zoo's file of 102,489,425 bytes holds
     assert worst(made, noise(1, 3, 224, 224)) <= 1e-4
-    assert worst(made, noise(8, 3, 224, 224, seed=1), all_tensors=False) <= 1e-4
+    assert worst(made, noise(8, 3, 224, 224, seed=1), last=2) <= 1e-4
 
 
 # -------------------------------------------------------------------------- small nets
@@ -327,12 +332,10 @@ def test_a_file_cut_anywhere(tmp_path, info, which):
     for length in range(0, len(whole), 7):
         contents[which] = whole[:length]
         paths = write(tmp_path, *contents)
-        try:
-            import_caffe2(*paths, info)
-        except ModelError as error:
-            assert "\n" not in str(error)
-        else:  # nothing but the counter at the end, or the declared output, may be lost unseen
-            assert length > len(whole) - 120
+        said = complaint(import_caffe2, *paths, info)
+        assert "\n" not in said
+        # Nothing but the counter at the end, or the declared output, may be lost unseen.
+        assert said or length > len(whole) - 120
 
 
 @pytest.mark.slow
@@ -348,7 +351,7 @@ def mutate_nets(folder, info, count):
     predict, blobs = small()
     whole = binary(predict), binary(init_net(**blobs)), info.read_bytes()
     rng = np.random.default_rng(count)
-    outcomes = {"model": 0, "refused": 0}
+    outcomes = [0, 0]
     for index in range(count):
         contents = list(whole)
         target = index % 3
@@ -358,13 +361,10 @@ def mutate_nets(folder, info, count):
         contents[target] = bytes(changed)
         paths = write(folder, *contents[:2])
         info.write_bytes(contents[2])
-        try:
-            import_caffe2(*paths, info)
-            outcomes["model"] += 1
-        except ModelError as error:
-            assert "\n" not in str(error)
-            outcomes["refused"] += 1
-    assert min(outcomes.values()) > count // 20
+        said = complaint(import_caffe2, *paths, info)
+        assert "\n" not in said
+        outcomes[bool(said)] += 1
+    assert min(outcomes) > count // 20
 
 
 def test_the_other_kind_of_scores(tmp_path, info):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from caffe2_nets import init_net, net, op, write
 
+from caffe2_nets import init_net, net, op, write
 from graphs import answers, noise
 from quantize.conversion.caffe2 import import_caffe2
 from quantize.errors import ModelError

@@ -33,6 +33,7 @@ _TOKEN = re.compile(
 )
 _RUN = re.compile(rb"(?:floats[ \t]*+:[ \t]*+[-+.0-9eE]++\s++){2,4096}+")
 _IN_RUN = re.compile(rb":[ \t]*+([-+.0-9eE]++)")
+_LIST = re.compile(rb"(?:[-+.0-9eE]++\s*+,\s*+){2,4096}+")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{1,2})|([0-7]{1,3})|(.))", re.DOTALL)
 _ESCAPED = dict(zip(b"abfnrtv\\'\"?", b"\a\b\f\n\r\t\v\\'\"?", strict=True))
 _INTEGER = re.compile(rb"[-+]?(?:0[xX][0-9a-fA-F]{1,16}|0[0-7]{0,22}|[1-9][0-9]{0,18})")
@@ -79,7 +80,9 @@ class _Text:
             known = table.named.get(self.token)
             if known is None:
                 raise self.damaged(f"no field of {table.name}")
-            found.setdefault(known.name, []).extend(self.field(known))
+            values = self.field(known)
+            if known.kind is not Kind.SKIPPED:
+                found.setdefault(known.name, []).extend(values)
             if self.token in (b",", b";") and self.token:
                 self.step()
         self.step()
@@ -89,11 +92,7 @@ class _Text:
         """The values of the field whose name comes next."""
         run = _RUN.match(self.content, self.start) if known.name == "floats" else None
         if run is not None:
-            floats = _floats(_IN_RUN.findall(run[0]))
-            if floats is None:
-                raise self.damaged("a run of floats that holds something else")
-            self.step(run.end())
-            return [floats]
+            return [self.numbers(_IN_RUN.findall(run[0]), run.end())]
         self.step()
         colon = self.token == b":"
         if colon:
@@ -111,12 +110,25 @@ class _Text:
         self.step()
         while self.token != b"]":
             self.allowance.spend()
+            run = _LIST.match(self.content, self.start) if known.kind is Kind.FLOATS else None
+            if run is not None:
+                found.append(self.numbers(run[0].split(b",")[:-1], run.end()))
+                continue
             found.append(self.value(known))
             if self.token == b",":
                 self.step()
             elif self.token != b"]":
                 raise self.damaged("neither , nor ]")
         self.step()
+        return found
+
+    def numbers(self, texts: list[bytes], end: int) -> NDArray[np.float32]:
+        """The floats of a run that ends at some offset."""
+        try:
+            found = _narrow([float(text) for text in texts])
+        except ValueError:
+            raise self.damaged("a run of floats that holds something else") from None
+        self.step(end)
         return found
 
     def value(self, known: Field) -> Any:
@@ -186,14 +198,6 @@ def _number(text: bytes) -> float | None:
         return float(text.rstrip(b"fF"))
     special = _NO_NUMBER.fullmatch(text)
     return float(special[1]) if special else None
-
-
-def _floats(texts: list[bytes]) -> NDArray[np.float32] | None:
-    """The numbers of a run, or None where one is none."""
-    try:
-        return _narrow([float(text) for text in texts])
-    except ValueError:
-        return None
 
 
 def _narrow(numbers: list[float]) -> NDArray[np.float32]:
