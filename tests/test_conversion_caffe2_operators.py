@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from caffe2_nets import init_net, net, op, write
+from caffe2_nets import complaint, init_net, net, op, write
 from graphs import answers, noise
+from quantize.conversion import caffe2_operators
 from quantize.conversion.caffe2 import import_caffe2
 from quantize.errors import ModelError
 
@@ -139,7 +140,7 @@ def test_sums_become_additions(tmp_path):
     assert kinds(made) == ["Add", "Add"]
     np.testing.assert_allclose(equal(made), 3 * noise(2, 3, 9, 8), rtol=1e-6)
     assert kinds(imported(tmp_path, op("Sum", "data", "y"))) == ["Identity"]
-    assert kinds(imported(tmp_path, op("Add", "data data", "y"))) == ["Add"]
+    assert kinds(imported(tmp_path, op("Add", "data data", "y", broadcast=1))) == ["Add"]
 
 
 def test_the_last_layers(tmp_path):
@@ -254,11 +255,14 @@ REFUSED = [
     (
         op("SpatialBN", "data bn_s bn_b bn_rm bn_riv", "y", is_test=1),
         norms(3) | {"bn_riv": -np.ones(3)},
-        ["negative", "'bn_riv'"],
+        ["below zero", "'bn_riv'"],
     ),
     (op("FC", "data w b", "y"), {"w": rand(5, 7), "b": rand(5)}, ["[5, 7]", "[N,3,9,8]"]),
     (op("FC", "data w b", "y", axis=2), {"w": rand(5, 216), "b": rand(5)}, ["axis"]),
     (op("LRN", "data", "y", size=4), {}, ["size 4", "odd"]),
+    (op("LRN", "data", "y", size=2**40 + 1), {}, ["size", "odd"]),
+    (op("Conv", "data w", "y", kernel=3, pad=40_000), CONV, ["'y'", "[N,4,80007,80006]"]),
+    (op("Conv", "data w", "y", kernel=3, pad=4_000), CONV, ["'y'", "too large an image"]),
     (op("Concat", "data data", "y", axis=2), {}, ["axis"]),
     (op("Swish", "data", "y"), {}, ["Swish", "'y'", "not supported", "SpatialBN"]),
     (op("Free", "data", ""), {}, ["Free", "nothing"]),
@@ -293,3 +297,47 @@ def test_integers_are_no_weights(tmp_path):
 def test_an_output_that_nothing_makes(tmp_path):
     relu = op("Relu", "data", "y")
     refused(tmp_path, relu, outputs=["lost"], words=["'lost'", "no operator makes"])
+
+
+# --------------------------------------------------------------------------- mutations
+
+STRANGE = [-(2**63), -1, 0, 1, 2, 3, 7, 1 << 16, 1 << 31, 2**63 - 1, 0.0, -1.5, 1e38, "x", [2], []]
+NAMES = [
+    *("kernel", "kernels", "kernel_h", "stride", "strides", "dilation", "pad", "pads", "pad_t"),
+    *("group", "legacy_pad", "global_pooling", "ceil_mode", "order", "axis", "is_test"),
+    *("epsilon", "size", "bias", "beta"),
+]
+
+
+def test_some_arguments_give_a_model_or_one_line(tmp_path):
+    any_arguments(tmp_path, 400)
+
+
+@pytest.mark.slow
+def test_any_arguments_give_a_model_or_one_line(tmp_path):
+    any_arguments(tmp_path, 10_000)
+
+
+def any_arguments(folder, count):
+    """Operators of every kind, inputs and arguments at random."""
+    rng = np.random.default_rng(count)
+    blobs = {"w": rand(3, 3, 3, 3), "v": rand(3), "riv": np.ones(3), "fc": rand(4, 216)}
+    outcomes = [0, 0]
+
+    def attempt(operator):
+        return imported(folder, operator, **blobs)
+
+    for _ in range(count):
+        kind = rng.choice(sorted(caffe2_operators._RULES))
+        read = " ".join(rng.choice(["data", "w", "v", "riv", "fc"], rng.integers(0, 3)))
+        inputs = f"data {read}" if kind != "SpatialBN" else "data v v v riv"
+        names = rng.choice(NAMES, rng.integers(0, 3), replace=False)
+        given = {str(name): STRANGE[rng.integers(len(STRANGE))] for name in names}
+        if rng.integers(4):
+            known = caffe2_operators._RULES[kind].arguments
+            given = {"kernel": 3, "is_test": 1, "size": 3, **given}
+            given = {name: value for name, value in given.items() if name in known}
+        said = complaint(attempt, op(kind, inputs, "y", **given))
+        assert "\n" not in said
+        outcomes[bool(said)] += 1
+    assert min(outcomes) > count // 15

@@ -26,6 +26,13 @@ Shape = tuple[int, ...]
 """(C, H, W) or (K,)."""
 
 DEFAULT_EPSILON = 1e-5
+MOST_ELEMENTS = 1 << 30
+"""Of all tensors of one image together: two numbers in a net could ask for any size."""
+
+MOST_PRODUCTS = 1 << 28
+"""Input values that the windows of one convolution read in one image; a ResNet's read 2^22."""
+
+_MOST_RESPONSE = 999
 
 _CONVOLUTION = {
     *("kernel", "kernels", "kernel_h", "kernel_w", "stride", "strides", "stride_h", "stride_w"),
@@ -51,6 +58,7 @@ class Draft:
         versions: blob -> how often it was made.
         nodes: in order.
         constants: ONNX initializer -> value.
+        elements: of all tensors made, for one image.
     """
 
     weights: Weights
@@ -59,6 +67,7 @@ class Draft:
     versions: dict[str, int] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    elements: int = 0
 
     def tensor(self, op: Operator, position: int) -> tuple[str, Shape]:
         """The ONNX name and the shape of an input that was computed."""
@@ -107,6 +116,12 @@ class Draft:
         if any(size < 1 for size in shape):
             raise op.wrong(
                 f"gets an image too small for its kernel: [N,{_listed(shape)}] would come out"
+            )
+        self.elements += math.prod(shape)
+        if self.elements > MOST_ELEMENTS:
+            raise op.wrong(
+                f"makes [N,{_listed(shape)}]: the net's tensors of one image are too large",
+                "check its pads, and the size of its images",
             )
         blob = op.outputs[0]
         self.versions[blob] = self.versions.get(blob, 0) + 1
@@ -181,7 +196,10 @@ def _convolution(draft: Draft, op: Operator) -> None:
     inputs = [name, weight]
     if len(op.inputs) == 3:
         inputs.append(draft.constant(op, 2, (filters,))[0])
-    output = draft.made(op, (filters, *moved.sizes(height, width)))
+    made = moved.sizes(height, width)
+    output = draft.made(op, (filters, *made))
+    if math.prod(made) * channels * math.prod(moved.kernel) > MOST_PRODUCTS:
+        raise op.wrong(f"moves a kernel of {list(moved.kernel)} over too large an image")
     attributes = _moving(moved)
     draft.emit("Conv", inputs, output, dilations=moved.dilation, group=group, **attributes)
 
@@ -197,8 +215,8 @@ def _normalization(draft: Draft, op: Operator) -> None:
         raise op.wrong(f"has the epsilon {epsilon}")
     # The last input is called inverse variance in many nets, and is the variance in all of them.
     inputs = [name, *(draft.constant(op, i, shape[:1])[0] for i in range(1, 5))]
-    if (draft.weights[op.inputs[4]] < 0).any():
-        raise op.wrong(f"has negative variances in {op.inputs[4]!r}", "fetch or export it again")
+    if (draft.weights[op.inputs[4]] + epsilon <= 0).any():
+        raise op.wrong(f"has variances below zero in {op.inputs[4]!r}", "fetch or export it again")
     draft.emit("BatchNormalization", inputs, draft.made(op, shape), epsilon=epsilon)
 
 
@@ -296,8 +314,8 @@ def _softmax(draft: Draft, op: Operator) -> None:
 def _local_response(draft: Draft, op: Operator) -> None:
     name, shape = draft.image_of(op)
     size = op.integer("size", 0)
-    if size < 1 or size % 2 == 0:
-        raise op.wrong(f"has the size {size}; it must be odd")
+    if not 1 <= size <= _MOST_RESPONSE or size % 2 == 0:
+        raise op.wrong(f"has the size {size}; it must be odd and at most {_MOST_RESPONSE}")
     numbers = {name: op.number(name, 1.0 if name == "bias" else 0.0) for name in _LRN}
     if not all(math.isfinite(number) for number in numbers.values()):
         raise op.wrong("has an argument that is not finite")
@@ -316,7 +334,7 @@ _LRN = ("alpha", "beta", "bias")
 _MANY = range(1, 1000)
 _POOLING = _CONVOLUTION - {"group"} | {"count_include_pad"}
 _RULES: Mapping[str, _Rule] = {
-    "Add": _Rule(_sum, range(2, 3)),
+    "Add": _Rule(_sum, range(2, 3), {"broadcast"}),
     "AveragePool": _Rule(_pool, range(1, 2), _POOLING),
     "Concat": _Rule(_concatenation, _MANY, {"axis", "add_axis"}, 2),
     "Conv": _Rule(_convolution, range(2, 4), _CONVOLUTION),
