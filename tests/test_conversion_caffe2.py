@@ -20,6 +20,7 @@ from quantize.probe import run_once
 
 REAL = Path(__file__).parents[2] / "shared" / "real-graphs"
 PREDICT, INFO = REAL / "caffe2-resnet50-predict_net.pbtxt", REAL / "caffe2-resnet50-value_info.json"
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
 real = pytest.mark.skipif(not PREDICT.exists(), reason="../shared/real-graphs is not here")
 
 
@@ -148,6 +149,43 @@ def test_without_value_info_the_size_is_assumed_and_said(tmp_path):
     info.write_text(json.dumps({"gpu_0/data": [1, [1, 3, 256, 256]]}))
     with pytest.raises(ModelError, match=r"FC \(which makes 'gpu_0/pred'\) has weights of"):
         import_caffe2(predict, init, info)
+
+
+def light(blobs):
+    """What the original converter made of the same predict net, with our weights in it."""
+    model = onnx.load(LIGHT)
+    graph = model.graph
+    kept = [node for node in graph.node if node.op_type != "ConstantOfShape"]
+    image = next(value for value in graph.input if value.name == "gpu_0/data_0")
+    flat = np.array([1, blobs["gpu_0/pred_w"].shape[1]], np.int64)
+    values = {"OC2_DUMMY_1": flat, **{f"{name}_0": value for name, value in blobs.items()}}
+    del graph.node[:], graph.input[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(kept)
+    graph.input.append(image)
+    for name, value in values.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return model
+
+
+@real
+@pytest.mark.skipif(not LIGHT.exists(), reason="this onnx has no light_resnet50.onnx")
+def test_the_original_converter_agrees(tmp_path):
+    """Same parameters in the same places with the same attributes, and the same answers."""
+    theirs, ours = light(slim_blobs()), slim(tmp_path, "binary").model
+    assert len(theirs.graph.node) == len(ours.graph.node) == 176
+    renamed = {"gpu_0/data_0": "gpu_0/data_0"}
+    for one, other in zip(theirs.graph.node, ours.graph.node, strict=True):
+        kind = {"Sum": "Add", "Reshape": "Flatten"}.get(one.op_type, one.op_type)
+        assert kind == other.op_type
+        read = [renamed.get(name, name) for name in one.input]
+        assert read[: 1 if kind == "Flatten" else None] == list(other.input)
+        renamed[one.output[0]] = other.output[0]
+        mine = {a.name: onnx.helper.get_attribute_value(a) for a in other.attribute}
+        for attribute in one.attribute:
+            assert mine[attribute.name] == onnx.helper.get_attribute_value(attribute)
+    images = noise(1, 3, 224, 224)
+    want, got = answers(theirs, images)[0], answers(ours, images)[0]
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
 
 
 @real

@@ -315,7 +315,7 @@ def test_some_arguments_give_a_model_or_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_any_arguments_give_a_model_or_one_line(tmp_path):
-    any_arguments(tmp_path, 10_000)
+    any_arguments(tmp_path, 4_000)
 
 
 def any_arguments(folder, count):
