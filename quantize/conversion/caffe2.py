@@ -87,7 +87,7 @@ def _steps(net: Net, weights: Weights, draft: Draft, image: Image) -> tuple[str,
     steps = [f"read {count} operators and {len(draft.constants)} weights of a Caffe2 net"]
     steps += image.steps
     if image.blob in weights:
-        steps.append(f"dropped the place holder that the init net fills {image.blob} with")
+        steps.append(f"dropped the place holder that the init net fills {image.blob!r} with")
     unread = len(weights) - len(draft.constants) - (image.blob in weights)
     if unread:
         steps.append(f"left out {unread} blobs of the init net that no operator reads")

@@ -92,7 +92,7 @@ def find_image(net: Net, weights: Weights, declared: Mapping[str, tuple[int, ...
     shape = _place_holder(weights, blob)
     if shape is not None:
         size = _checked(blob, shape)
-        return Image(blob, size, False, (f"took the size of {blob} from its place holder",))
+        return Image(blob, size, False, (f"took the size of {blob!r} from its place holder",))
     size = _channels(readers[blob], weights), ASSUMED_SIZE, ASSUMED_SIZE
     said = f"assumed images of {size[0]}x{size[1]}x{size[2]}: there is no value_info.json"
     return Image(blob, _checked(blob, (1, *size)), True, (said,))

@@ -66,8 +66,9 @@ class Operator:
     @property
     def label(self) -> str:
         """What errors call it: few nets name their operators, so its output does."""
+        kind = self.type if self.type.isidentifier() else repr(self.type)
         made = repr(self.outputs[0]) if self.outputs else "nothing"
-        return f"{self.type[:80]} (which makes {made})"
+        return f"{kind[:80]} (which makes {made})"
 
     def wrong(self, what: str, cure: str = "") -> ModelError:
         """The error for this operator."""

@@ -30,7 +30,7 @@ MOST_ELEMENTS = 1 << 30
 """Of all tensors of one image together: two numbers in a net could ask for any size."""
 
 MOST_PRODUCTS = 1 << 28
-"""Input values that the windows of one convolution read in one image; a ResNet's read 2^22."""
+"""Input values that the windows of one convolution read in one image; a ResNet's read some 2^21."""
 
 _MOST_RESPONSE = 999
 
@@ -279,7 +279,7 @@ def _sum(draft: Draft, op: Operator) -> None:
 def _concatenation(draft: Draft, op: Operator) -> None:
     terms = [draft.tensor(op, i) for i in range(len(op.inputs))]
     if op.integer("axis", 1) != 1 or op.integer("add_axis", 0):
-        raise op.wrong("joins another axis than that of the channels", "")
+        raise op.wrong("joins another axis than that of the channels")
     if len({shape[1:] for _, shape in terms}) > 1:
         shapes = ", ".join(f"[N,{_listed(shape)}]" for _, shape in terms[:5])
         raise op.wrong(f"joins images of unlike shapes {shapes}")
@@ -305,8 +305,8 @@ def _fully_connected(draft: Draft, op: Operator) -> None:
 def _softmax(draft: Draft, op: Operator) -> None:
     name, shape = draft.tensor(op, 0)
     axis = op.integer("axis", 1)
-    last = axis in (len(shape), -1) and len(shape) == 1
-    if not last and not (axis == 1 and math.prod(shape[1:]) == 1):
+    # Caffe2 takes everything from the axis on together, ONNX the axis alone.
+    if math.prod(shape[1:]) != 1 or axis not in ((1, -1) if len(shape) == 1 else (1,)):
         raise op.wrong(f"has axis {axis} of [N,{_listed(shape)}], which is not supported")
     draft.emit("Softmax", [name], draft.made(op, shape), axis=1)
 

@@ -43,7 +43,8 @@ def run_net(
             if name not in blobs:
                 blobs[name] = weights[name]
         blob = op.outputs[0]
-        blobs[blob] = _COMPUTE[op.type](op, [blobs[name] for name in op.inputs])
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is an answer, too
+            blobs[blob] = _COMPUTE[op.type](op, [blobs[name] for name in op.inputs])
         writes[blob] += 1
         made[f"{blob}_{writes[blob]}"] = blobs[blob]
     return made
