@@ -57,7 +57,7 @@ def trained(divisor=1, seed=0):
 
 @cache
 def slim_blobs():
-    return trained(divisor=8)
+    return trained(divisor=16)
 
 
 @cache
@@ -66,7 +66,7 @@ def slim_init(form):
 
 
 def slim(folder, form):
-    """The real predict net with an eighth of its channels, imported from one form."""
+    """The real predict net with a sixteenth of its channels, imported from one form."""
     predict, init = write(folder, FORMS[form](real_net()), slim_init(form))
     if form == "text":
         predict = PREDICT

@@ -186,9 +186,9 @@ def test_small_things_are_not_taken_without_end():
     ids=lambda content: repr(content[:12]),
 )
 def test_long_pieces_take_no_long_time(content):
-    started = time.monotonic()
+    started = time.process_time()
     assert len(complaint(read_text, content)) < 200
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 # ----------------------------------------------------------------------------- mutations
