@@ -157,10 +157,10 @@ def _finish(graph: Graph, image: str, heads: list[str], settled: Settled) -> onn
     outputs = []
     for name in heads:
         known = settled.shapes[name]
+        if not known:
+            raise ModelError(f"the shape of the output {name!r} cannot be told")
         shape = ["N", *(d or f"{name}.{axis}" for axis, d in enumerate(known) if axis)]
-        outputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape if known else None)
-        )
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return graph.finish(declared, outputs)
 
 

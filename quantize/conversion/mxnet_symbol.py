@@ -87,7 +87,7 @@ def parse_symbol(content: bytes, file: str) -> Symbol:
     if len(raw) > _MOST_NODES:
         raise ModelError(f"{file} has {len(raw)} nodes, more than {_MOST_NODES}")
     nodes = [_node(entry, index, file) for index, entry in enumerate(raw)]
-    heads = [_entry(entry, "the outputs", len(nodes), file) for entry in graph["heads"]]
+    heads = [_entry(entry, "the list of outputs", len(nodes), file) for entry in graph["heads"]]
     _complete(nodes)
     order = _order([node.inputs for node in nodes], heads, file)
     place = {index: position for position, index in enumerate(order)}
