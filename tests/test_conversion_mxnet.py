@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -269,6 +270,40 @@ def test_inputs_that_are_no_images(tmp_path):
     net.nodes[0]["attrs"] = {"__shape__": "(1, 20)"}
     with pytest.raises(ModelError, match="has 2 dimensions"):
         import_mxnet(*net.write(tmp_path))
+
+
+def doubling(count, **attributes):
+    """Channels that double again and again, which takes no weights and soon all memory."""
+    net = Net()
+    x = net.conv("c", net.variable("data", **attributes), 3, 4)
+    for number in range(count):
+        x = net.add("Concat", f"twice{number}", [x, x])
+    return net
+
+
+@pytest.mark.parametrize("count", [20, 70])
+def test_tensors_that_no_memory_holds(tmp_path, count):
+    with pytest.raises(ModelError, match=r"is too large|too small"):
+        import_mxnet(*doubling(count).write(tmp_path))
+
+
+@pytest.mark.parametrize("side", ["9999999", "999999999999999999"])
+def test_images_that_no_memory_holds(tmp_path, side):
+    net = doubling(0, __shape__=f"(1, 3, {side}, {side})")
+    with pytest.raises(ModelError, match=r"is too large|too small"):
+        import_mxnet(*net.write(tmp_path))
+
+
+def test_a_size_is_not_looked_for_without_end(tmp_path):
+    net = Net()
+    x = net.conv("c", net.variable("data"), 3, 2)
+    for number in range(3000):
+        x = net.add("relu", f"r{number}", [x])
+    net.dense("fc", x, 7, 5)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="no square image"):
+        import_mxnet(*net.write(tmp_path))
+    assert time.monotonic() - start < 60
 
 
 # ------------------------------------------------------------------------------- parameters

@@ -118,22 +118,15 @@ def _pooling(site: Site) -> str:
         raise a.refused("pad", "windows would lie in the padding alone")
     if full and any(p + s > k for p, s, k in zip(pad, stride, kernel, strict=True)):
         raise a.refused("stride", "a last window could begin beyond the image")
-    data, counted = site.data(), a.flag("count_include_pad", True) and not largest
-    if full and counted and any(pad):
-        # Padding counts but what lies beyond it does not, which runtimes see differently.
-        sides = np.array([0, 0, *pad, 0, 0, *pad], np.int64)
-        pads = site.graph.extra(f"{site.node.name}_pads", sides)
-        data = site.graph.add("Pad", [data, pads], site.graph.inner(f"{site.node.name}_pad"))
-        pad, counted = _NONE, False
-    extra = {} if largest else {"count_include_pad": int(counted)}
+    counted = {} if largest else {"count_include_pad": int(a.flag("count_include_pad", True))}
     return site.emit(
         "MaxPool" if largest else "AveragePool",
-        [data],
+        [site.data()],
         kernel_shape=kernel,
         strides=stride,
         pads=pad + pad,
         ceil_mode=int(full),
-        **extra,
+        **counted,
     )
 
 

@@ -6,9 +6,10 @@ all of it; one whose fully connected layer needs so many features takes the size
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import onnx
@@ -20,6 +21,12 @@ Size = tuple[int, int]
 
 COMMON = (224, 299, 227, 32, 28, 64, 331, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
 """Sides that classifiers are trained at, the likeliest first."""
+
+_MOST_ELEMENTS = 1 << 28
+"""Of one tensor of one image: a gigabyte, where the largest classifiers have a few megabytes."""
+
+_MOST_WORK = 200_000
+"""Nodes whose shapes are worked out while a size is looked for, over all sizes that are tried."""
 
 _KEEPERS = frozenset(
     {
@@ -65,12 +72,15 @@ def settle(
     channels, size = _declared(skeleton, declared, weights, place)
     shapes, unknown = _shapes(skeleton, channels, size, alike)
     if unknown is None or size is not None:
+        _check_memory(shapes if size else _usual_shapes(skeleton, channels, alike, shapes), place)
         return _settled(skeleton, channels, size, shapes)
-    for side in dict.fromkeys((*COMMON, *range(8, 513))):
+    sides = dict.fromkeys((*COMMON, *range(8, 513)))
+    for side in islice(sides, max(len(COMMON), _MOST_WORK // len(skeleton.graph.node))):
         try:
             shapes, _ = _shapes(skeleton, channels, (side, side), alike)
         except ModelError:
             continue
+        _check_memory(shapes, place)
         return _settled(skeleton, channels, (side, side), shapes)
     raise ModelError(
         f"{place}: no square image of up to 512 pixels a side has the features that"
@@ -142,6 +152,23 @@ def _shapes(
             features = shapes.get(node.input[0], ())
             unknown = node.name if len(features) != 2 or features[1] is None else None
     return shapes, unknown
+
+
+def _usual_shapes(
+    skeleton: onnx.ModelProto, channels: int, alike: Collection[str], free: dict[str, Dims]
+) -> dict[str, Dims]:
+    """Shapes at the usual size, for a network that takes any; `free` where it takes no such."""
+    try:
+        return _shapes(skeleton, channels, (COMMON[0], COMMON[0]), alike)[0]
+    except ModelError:
+        return free
+
+
+def _check_memory(shapes: dict[str, Dims], place: str) -> None:
+    """Raise ModelError where running the network would take more memory than any classifier."""
+    for name, dims in shapes.items():
+        if math.prod(dim or 1 for dim in dims) > _MOST_ELEMENTS:
+            raise ModelError(f"{place}: tensor {name!r} is too large: {_text(dims)} for an image")
 
 
 def _check(node: onnx.NodeProto, shapes: dict[str, Dims], alike: Collection[str]) -> None:

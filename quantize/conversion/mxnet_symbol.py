@@ -25,7 +25,7 @@ BATCH_NORMS = frozenset(
     {"BatchNorm", "BatchNorm_v1", "CuDNNBatchNorm", "_contrib_SyncBatchNorm", "SyncBatchNorm"}
 )
 
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 16 << 20  # the deepest networks have half a megabyte, and Python's objects are large
 _MOST_NODES = 100_000
 _MOST_NAME = 1024
 _STATISTICS = ("moving_mean", "moving_var")
