@@ -252,6 +252,12 @@ def test_the_symbol_may_tell_the_size(tmp_path):
     assert declared(import_mxnet(*net.write(tmp_path)).model)[0] == ["N", 1, 20, 20]
 
 
+def test_images_of_another_size_fail_in_one_line(tmp_path):
+    imported = import_mxnet(*small(features=2 * 16 * 16).write(tmp_path))
+    with pytest.raises(ModelError, match=r"node 'fc' \(FullyConnected\) fails on \[1, 72\]"):
+        imported.reference(noise(1, 3, 12, 12))
+
+
 def test_features_that_no_image_gives(tmp_path):
     with pytest.raises(ModelError, match=r"no square image .* 'fc' takes"):
         import_mxnet(*small(features=7).write(tmp_path))

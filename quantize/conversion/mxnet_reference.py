@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quantize.conversion import arithmetic
 from quantize.conversion.mxnet_attributes import Attributes
 from quantize.conversion.mxnet_symbol import VARIABLE, Symbol
+from quantize.errors import ModelError
 
 Array = NDArray[np.float32]
 Compute = Callable[[Attributes, list[Array]], Array]
@@ -34,6 +35,9 @@ def forward(
 
     Returns:
         Those of `needed` that are computed, in the symbol's order.
+
+    Raises:
+        ModelError: the images are of another size than the network takes.
     """
     held = dict(values)
     found: dict[str, Array] = {}
@@ -42,8 +46,15 @@ def forward(
             continue
         # Labels have no value; whatever else reads nothing was refused before.
         inputs = [held[i] for i in node.inputs if i in held]
-        with np.errstate(all="ignore"):
-            result = COMPUTATIONS[node.operator](node.attributes, inputs)
+        try:
+            with np.errstate(all="ignore"):
+                result = COMPUTATIONS[node.operator](node.attributes, inputs)
+        except ValueError as error:  # shapes that do not suit: numpy says no more than that
+            shape = list(inputs[0].shape)
+            raise ModelError(
+                f"{node.attributes.place} fails on {shape}: {error}",
+                "give images of the size that the network was trained on",
+            ) from error
         held[index] = np.asarray(result, np.float32)
         if node.name in needed:
             found[node.name] = held[index]
