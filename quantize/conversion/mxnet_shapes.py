@@ -136,13 +136,7 @@ def _shapes(
             image.dim.add().dim_param = dim
         else:
             image.dim.add().dim_value = dim
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    except Exception as error:  # inference raises whatever its C++ side does
-        raise ModelError(
-            f"the layers do not suit each other: {' '.join(str(error).split())[:300]}",
-            "check that the weights belong to this symbol",
-        ) from error
+    inferred, failure = _inferred(model)
     values: list[Any] = [*inferred.input, *inferred.value_info, *inferred.output]
     shapes = {value.name: _dims(value) for value in values}
     unknown = None
@@ -151,7 +145,24 @@ def _shapes(
         if node.op_type == "Gemm" and unknown is None:
             features = shapes.get(node.input[0], ())
             unknown = node.name if len(features) != 2 or features[1] is None else None
+    if failure:
+        raise ModelError(
+            f"the layers do not suit each other: {failure}",
+            "check that the weights belong to this symbol",
+        )
     return shapes, unknown
+
+
+def _inferred(model: onnx.ModelProto) -> tuple[onnx.GraphProto, str]:
+    """The graph with its shapes, and what is wrong with them; empty where nothing is."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True).graph, ""
+    except Exception as error:  # inference raises whatever its C++ side does
+        failure = " ".join(str(error).split())[:300]
+    try:  # what it can tell all the same may say more clearly what is wrong
+        return onnx.shape_inference.infer_shapes(model).graph, failure
+    except Exception:  # as above
+        return model.graph, failure
 
 
 def _usual_shapes(
