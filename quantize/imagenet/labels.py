@@ -16,9 +16,7 @@ _PICKLES = (b"(", b"]", b"\x80")
 _MOST_BYTES = 32 << 20
 _MOST_IMAGES = 2_000_000
 _CLASSES = 1000
-IMAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-"""What the file of an image may be called."""
-
+_MOST_NAME = 100
 _WNID = re.compile(r"n[0-9]{8}")
 _INDEX = re.compile(r"[0-9]{1,4}")
 _SYNSETS = ("synset.txt", "synsets.txt", "synset_words.txt")
@@ -57,6 +55,12 @@ def read_labels(path: Path, synset: Path | None = None) -> Labels:
     if content.startswith(_PICKLES):
         return _of_map(plain(content, path.name), path)
     return _of_text(_text(content, path), path, synset or _beside(path))
+
+
+def is_image_name(text: str) -> bool:
+    """Whether a file of a class folder may be called so: one word, not hidden, no folders."""
+    plain_word = text.isprintable() and not {" ", "/", "\\"} & set(text)
+    return plain_word and 0 < len(text) <= _MOST_NAME and not text.startswith(".")
 
 
 def read_synset(path: Path) -> tuple[str, ...]:
@@ -137,12 +141,12 @@ def _checked(pairs: Any, known: set[str], path: Path) -> dict[str, str]:
     if len(pairs) > _MOST_IMAGES:
         raise DataError(f"{path} lists {len(pairs)} images", "name the map of ImageNet's images")
     for name, label in pairs:
-        if not isinstance(name, str) or not IMAGE.fullmatch(name) or ".." in name:
+        if not isinstance(name, str) or not is_image_name(name):
             raise DataError(
                 f"{path} lists {str(name)[:80]!r}, which is no name of an image",
                 "name the map of ImageNet's images",
             )
-        if label not in known:
+        if not isinstance(label, str) or label not in known:
             raise DataError(
                 f"{path}: {name} is of class {str(label)[:40]!r}, which is not among the classes",
                 "map and synset.txt have to belong together",

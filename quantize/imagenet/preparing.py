@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from quantize.errors import DataError
 from quantize.files import make_folder, write_atomic
-from quantize.imagenet.labels import IMAGE, Labels, read_labels
+from quantize.imagenet.labels import Labels, is_image_name, read_labels
 from quantize.imagenet.placing import (
     Tally,
     missing_bytes,
@@ -275,7 +275,7 @@ def _write_class(file: BinaryIO, region: Region, folder: Path, scratch: Path, ta
     """The images of one class of the training set."""
     found = members(file, region)
     for member in found:
-        if not IMAGE.fullmatch(member.name):
+        if not is_image_name(member.name):
             raise DataError(
                 f"{region} holds {member.name[:100]!r}, which is no name of an image",
                 "name ILSVRC2012_img_train.tar",
