@@ -28,31 +28,6 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:3f03\nsize 30
 PAGE = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory):
-    """A certificate authority and its file."""
-    made = trustme.CA()
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    made.cert_pem.write_to_path(file)
-    return made, file
-
-
-@pytest.fixture
-def direct(monkeypatch):
-    """No proxy of this machine."""
-    for name in ("https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def site(authority, monkeypatch, direct):
-    """A server whose certificate is trusted here."""
-    made, file = authority
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    with web.serving(made.issue_cert("localhost")) as running:
-        yield running
-
-
 @pytest.fixture
 def get(tmp_path):
     """Fetch the entry into a cache of this test."""

@@ -33,10 +33,12 @@ def taken(output: Path) -> Iterator[Path]:
         raise cannot_write(output, error) from error
     try:
         _lock(handle, output)
-        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
-        make_folder(scratch)
-        yield scratch
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+            make_folder(scratch)
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.close(handle)
 
