@@ -156,6 +156,24 @@ def dripping(content):
     return answer
 
 
+def _drop_by_drop(h, before, drop):
+    h.wfile.write(before)
+    end = time.monotonic() + MOST_S
+    while time.monotonic() < end and not h.server.gone.wait(0.1):
+        h.wfile.write(drop)
+        h.wfile.flush()
+
+
+def dripping_header(h):
+    """A header that never ends, each byte within any time-out."""
+    _drop_by_drop(h, b"HTTP/1.1 200 OK\r\nX-Long: ", b"x")
+
+
+def dripping_chunk(h):
+    """A chunk whose length never ends, likewise."""
+    _drop_by_drop(h, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=", b"x")
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False

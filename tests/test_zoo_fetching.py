@@ -22,8 +22,9 @@ from quantize.zoo.transport import Patience
 CONTENT = random.Random(1).randbytes(300_000)
 ENTRY = Entry("resnet-tiny", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 PATIENCE = Patience(
-    connect_s=2, read_s=0.4, attempts=3, backoff_s=0.01, most_backoff_s=0.05, lock_s=5
+    connect_s=5, read_s=3, attempts=3, backoff_s=0.01, most_backoff_s=0.05, lock_s=10
 )
+IMPATIENT = replace(PATIENCE, read_s=0.3, answer_s=0.7, attempts=2)
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:3f03\nsize 300000\n"
 PAGE = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
 
@@ -220,9 +221,6 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(site, get):
         (lambda h: h.head(200, Content_Encoding="gzip", Content_Length=1), "compressed, unasked"),
         (web.ignoring_ranges(CONTENT, 1000), "breaks off (3 attempts, 1000 of 300000 bytes)"),
         (web.chunked(CONTENT[:1000]), "breaks off (3 attempts, 1000 of"),
-        (web.stalling(CONTENT, 1000), "does not answer in time"),
-        (web.dripping(CONTENT), "stalls"),
-        (lambda h: h.server.gone.wait(5), "does not answer in time"),
         (lambda h: None, "breaks off"),
         (web.raw(b"SSH-2.0-nothing\r\n"), "breaks off"),
         (web.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"),
@@ -241,6 +239,26 @@ def test_nothing_is_kept_of_what_is_wrong(site, get, left, tmp_path, answer, rea
     assert not (tmp_path / "out.onnx").exists()
     assert "resnet-tiny.onnx" not in left()
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda h: h.server.gone.wait(5), "does not answer in time"),
+        (web.stalling(CONTENT, 1000), "does not answer in time (2 attempts, 1000 of 300000 bytes)"),
+        (web.dripping(CONTENT), "stalls"),
+        (web.dripping_header, "does not answer in time"),
+        (web.dripping_chunk, "breaks off"),
+    ],
+)
+def test_a_server_is_not_waited_for_for_ever(site, get, left, answer, reason):
+    site.behave["/m.onnx"] = answer
+    began = time.monotonic()
+    with pytest.raises(ModelError) as caught:
+        get(site.url("/m.onnx"), patience=IMPATIENT)
+    assert reason in str(caught.value)
+    assert time.monotonic() - began < 8
+    assert "resnet-tiny.onnx" not in left()
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(site, get, monkeypatch, tmp_path):

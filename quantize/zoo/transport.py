@@ -21,6 +21,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, SSLError, TimeoutError
 
 from quantize import __version__
+from quantize.zoo.watchdog import LateError, watched, within
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Patience:
 
     Attributes:
         connect_s: seconds until it has to accept.
+        answer_s: seconds until the head of its answer is there, from looking up its name on.
         read_s: seconds without a byte.
         slowest: bytes a second below which it counts as stalled.
         attempts: in a row that bring next to nothing.
@@ -67,6 +69,7 @@ class Patience:
     """
 
     connect_s: float = 10.0
+    answer_s: float = 60.0
     read_s: float = 30.0
     slowest: int = 4096
     attempts: int = 4
@@ -98,8 +101,10 @@ class Answer:
             Broken: it ends early, or hardly anything comes.
         """
         begun, received = time.monotonic(), 0
-        with _failures():
+        silence = 2 * self._patience.read_s
+        with _failures(), watched(self._response.shutdown, silence) as heard:
             while chunk := self._response.read1(_CHUNK, decode_content=False):
+                heard()
                 received += len(chunk)
                 allowed = self._patience.read_s + received / self._patience.slowest
                 if time.monotonic() - begun > allowed:
@@ -151,7 +156,8 @@ class Transport:
             if etag:
                 headers["If-Range"] = etag
         limit = urllib3.Timeout(connect=self.patience.connect_s, read=self.patience.read_s)
-        with _failures():
+
+        def ask() -> urllib3.BaseHTTPResponse:
             return pool.request(
                 "GET",
                 url,
@@ -161,6 +167,9 @@ class Transport:
                 redirect=False,
                 preload_content=False,
             )
+
+        with _failures():
+            return within(self.patience.answer_s, ask, lambda late: late.close())
 
     def _answer(self, response: urllib3.BaseHTTPResponse, start: int) -> Answer:
         status, headers = response.status, response.headers
@@ -230,6 +239,8 @@ def _failures() -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused("has a certificate that is not trusted here") from error
         raise Broken("breaks off the encryption") from error
+    except LateError as error:
+        raise Broken("does not answer in time") from error
     except (HTTPError, OSError, ValueError) as error:
         log.info("%s: %s", type(error).__name__, error)
         raise Broken(_plain(error)) from error
