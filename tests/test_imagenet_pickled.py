@@ -1,5 +1,6 @@
 import os
 import pickle
+import random
 import time
 from datetime import date
 
@@ -104,3 +105,18 @@ def test_a_list_that_holds_itself_is_no_endless_loop():
     inner.append(inner)
     seen = plain(pickle.dumps(inner), "x")
     assert seen[0] is seen
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_damaged_maps():
+    random.seed(3)
+    value = [["n01440764", "n01443537"], [("a.JPEG", "n01440764")] * 3]
+    good = [pickle.dumps(value, protocol) for protocol in range(6)]
+    for _ in range(100_000):
+        content = bytearray(random.choice(good))
+        for _ in range(random.randint(1, 4)):
+            content[random.randrange(len(content))] = random.randrange(256)
+        try:
+            plain(bytes(content), "x")
+        except DataError:
+            continue

@@ -34,10 +34,9 @@ def taken(output: Path) -> Iterator[Path]:
     try:
         _lock(handle, output)
         try:
-            shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
             make_folder(scratch)
             yield scratch
-        finally:
+        finally:  # also what a process that was killed has left there
             shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.close(handle)
