@@ -1,7 +1,6 @@
 import os
 import pickle
 import random
-import time
 from datetime import date
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantize.errors import DataError
+from quantize.imagenet import pickled
 from quantize.imagenet.pickled import plain
 
 PLAIN = st.recursive(
@@ -81,14 +81,14 @@ def test_what_is_no_whole_pickle_is_one_line(content):
         plain(content, "x")
 
 
-def test_a_bomb_of_opcodes_ends():
-    began = time.monotonic()
+def test_a_bomb_of_opcodes_ends(monkeypatch):
+    monkeypatch.setattr(pickled, "MOST_STEPS", 1000)
+    assert len(plain(b"]" + b"]a" * 400 + b".", "x")) == 400
     with pytest.raises(DataError, match="too many parts"):
-        plain(b"]" * 2_100_000 + b".", "x")
-    assert time.monotonic() - began < 20
+        plain(b"]" * 1_000_000 + b".", "x")
 
 
-@settings(max_examples=2000)
+@settings(max_examples=500)
 @given(st.binary(max_size=60), st.sampled_from(range(4)), st.integers(0, 400))
 def test_any_bytes_are_data_or_a_complaint(junk, kind, at):
     good = pickle.dumps([["n01440764"], [("a.JPEG", "n01440764")] * 3], kind)

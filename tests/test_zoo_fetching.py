@@ -181,7 +181,7 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(site, get):
     site.behave["/m.onnx"] = lambda h: answers.pop(0)(h)
     began = time.monotonic()
     assert get(site.url("/m.onnx")).read_bytes() == CONTENT
-    assert time.monotonic() - began < 3, "what the server asks for is bounded"
+    assert time.monotonic() - began < 20, "what the server asks for is bounded"
     site.behave["/n.onnx"] = web.status(503)
     with pytest.raises(
         ModelError, match=r"503 Service Unavailable \(3 attempts, 0 of 300000 bytes\)"
@@ -238,7 +238,7 @@ def test_nothing_is_kept_of_what_is_wrong(site, get, left, tmp_path, answer, rea
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.onnx").exists()
     assert "resnet-tiny.onnx" not in left()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_server_is_not_waited_for_for_ever(site, get, left, answer, reason):
     with pytest.raises(ModelError) as caught:
         get(site.url("/m.onnx"), patience=IMPATIENT)
     assert reason in str(caught.value)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert "resnet-tiny.onnx" not in left()
 
 
