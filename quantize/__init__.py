@@ -25,9 +25,11 @@ if TYPE_CHECKING:
         UnmetError,
     )
     from quantize.explanation import Explanation, explain
+    from quantize.imagenet.preparing import PreparedImages, prepare_imagenet
     from quantize.pipeline import Result, benchmark, evaluate, tune, verify
     from quantize.plan import Progress, Verdict
     from quantize.rebuild import apply
+    from quantize.zoo.fetching import fetch
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ __all__ = [
     "Interrupted",
     "ModelError",
     "OutputError",
+    "PreparedImages",
     "Progress",
     "Proof",
     "QuantizeError",
@@ -57,7 +60,9 @@ __all__ = [
     "check_bundle",
     "evaluate",
     "explain",
+    "fetch",
     "load_config",
+    "prepare_imagenet",
     "release",
     "tune",
     "verify",
@@ -67,8 +72,10 @@ __all__ = [
 _CHECKING = {"Checked", "check_bundle"}
 _CONFIG = {"Config", "load_config"}
 _EXPLANATION = {"Explanation", "explain"}
+_FETCHING = {"fetch"}
 _PIPELINE = {"Result", "benchmark", "evaluate", "tune", "verify"}
 _PLAN = {"Progress", "Verdict"}
+_PREPARING = {"PreparedImages", "prepare_imagenet"}
 _PROVING = {"Proof", "verify_bundle"}
 _REBUILD = {"apply"}
 _WRITING = {"Released", "release"}
@@ -84,9 +91,11 @@ def __getattr__(name: str) -> Any:
         "bundle.writing": _WRITING,
         "config": _CONFIG,
         "explanation": _EXPLANATION,
+        "imagenet.preparing": _PREPARING,
         "pipeline": _PIPELINE,
         "plan": _PLAN,
         "rebuild": _REBUILD,
+        "zoo.fetching": _FETCHING,
     }
     home = next((home for home, names in homes.items() if name in names), "errors")
     value = getattr(import_module(f"quantize.{home}"), name)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
+import trustme
 
+from https_server import serving
 from models import (
     fit_head,
     labels_of,
@@ -175,3 +177,28 @@ def tree(folder):
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """A certificate authority and its file."""
+    made = trustme.CA()
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    made.cert_pem.write_to_path(file)
+    return made, file
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """No proxy of this machine."""
+    for name in ("https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def site(authority, monkeypatch, direct):
+    """A server whose certificate is trusted here."""
+    made, file = authority
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with serving(made.issue_cert("localhost")) as running:
+        yield running

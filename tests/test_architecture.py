@@ -49,10 +49,12 @@ DOORS = {
     "jax": r"demo\.train",
     "optax": r"demo\.train",
     "sklearn": r"demo\.train",
+    "urllib3": r"zoo\.transport",
     "numpy": r".*",
 }
 HEAVY = {
-    "PIL", "jinja2", "matplotlib", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "yaml",
+    "PIL", "jinja2", "matplotlib", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "urllib3",
+    "yaml",
 }  # fmt: skip
 MOST_LINES = 60
 

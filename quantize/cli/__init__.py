@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantize import __version__
-from quantize.cli import looking, measuring, releasing, trying, tuning
+from quantize.cli import getting, looking, measuring, releasing, trying, tuning
 from quantize.cli.printing import complain
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
@@ -30,6 +30,8 @@ _COMMANDS = (  # in the order of --help
     looking.inspect,
     looking.explain,
     looking.report,
+    getting.fetch,
+    getting.prepare_imagenet,
     trying.demo,
 )
 _STOPS = (signal.SIGINT, signal.SIGTERM)

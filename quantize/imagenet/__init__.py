@@ -1,0 +1,1 @@
+"""ImageNet's archives as folders of images, one for each class."""
