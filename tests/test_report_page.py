@@ -35,7 +35,7 @@ from quantize.report.plots import (
     interval_plot,
     prospect_plot,
 )
-from quantize.report.reading import Value, account_of
+from quantize.report.reading import account_of, report_value
 from quantize.report.rendering import render
 from quantize.report.thumbnails import thumbnails
 from quantize.report.values import minus
@@ -179,7 +179,7 @@ def unlabelled(content):
 
 
 def facts(content):
-    found = Value(content, "report.json", "")
+    found = report_value(content)
     return account_of(found, "run"), details_of(found)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.bundle.values import Value
+from quantize.checked_json import Value
 from quantize.config import Config, parse_config
 from quantize.data.presets import Preset
 from quantize.data.transforms import Pipeline

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from quantize.bundle.names import printable
-from quantize.bundle.values import Value
+from quantize.checked_json import Value
 from quantize.paired import agreement_interval
 from quantize.plan import Evaluation, Goal, GoalKind, Verdict
 

@@ -15,12 +15,11 @@ import numpy as np
 from quantize.bundle.contract import Contract
 from quantize.bundle.expected import Expected, Row, expected_of, rows
 from quantize.bundle.opening import Bundle, opened
-from quantize.bundle.values import Value
-from quantize.errors import BundleError, DataError, ModelError
+from quantize.bundle.parent import check_parent
+from quantize.checked_json import Value
+from quantize.errors import BundleError, DataError
 from quantize.evaluation import evaluate
-from quantize.files import sha256
 from quantize.job import (
-    FloatModel,
     Images,
     check_classes,
     check_labels,
@@ -204,23 +203,12 @@ def _both(
     expected: Expected,
     on_progress: OnProgress | None,
 ) -> Verdict:
-    model = _float(manifest, path, images)
+    check_parent(path, manifest, "the bundle", "name the one that the bundle was made from")
+    model = open_model(path, open_proto(path), images)
     verified = verify_files(
         model, bundle.model, images, expected.goal, _timing(expected), on_progress
     )
     return verified.verdict
-
-
-def _float(manifest: Value, path: Path, images: Images) -> FloatModel:
-    if not path.is_file():
-        raise ModelError(f"model {path} does not exist or is no file", "check the path")
-    wanted = manifest.at("float_model", "sha256").digest()
-    if sha256(path) != wanted:
-        raise ModelError(
-            f"model {path} is not the float model of the bundle, whose sha256 is {wanted[:16]}...",
-            "name the one that the bundle was made from",
-        )
-    return open_model(path, open_proto(path), images)
 
 
 def _timing(expected: Expected) -> Timing:

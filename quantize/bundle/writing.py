@@ -35,7 +35,7 @@ from quantize.bundle.samples import Samples, named, synthetic
 from quantize.bundle.source import Source, open_run
 from quantize.bundle.sums import listed, write_sums
 from quantize.bundle.tensor import write_sets
-from quantize.bundle.values import to_json
+from quantize.checked_json import to_json
 from quantize.errors import OutputError
 from quantize.files import TEMPORARY, cannot_write, sha256
 from quantize.graph import io
