@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         OutputError,
         QuantizeError,
         RunFolderError,
+        TrackingError,
         UnmetError,
     )
     from quantize.explanation import Explanation, explain
     from quantize.pipeline import Result, benchmark, evaluate, tune, verify
     from quantize.plan import Progress, Verdict
     from quantize.rebuild import apply
+    from quantize.tracking.recording import Tracked, track
 
 __version__ = "0.1.0"
 
@@ -49,6 +51,8 @@ __all__ = [
     "Released",
     "Result",
     "RunFolderError",
+    "Tracked",
+    "TrackingError",
     "UnmetError",
     "Verdict",
     "__version__",
@@ -59,6 +63,7 @@ __all__ = [
     "explain",
     "load_config",
     "release",
+    "track",
     "tune",
     "verify",
     "verify_bundle",
@@ -71,6 +76,7 @@ _PIPELINE = {"Result", "benchmark", "evaluate", "tune", "verify"}
 _PLAN = {"Progress", "Verdict"}
 _PROVING = {"Proof", "verify_bundle"}
 _REBUILD = {"apply"}
+_TRACKING = {"Tracked", "track"}
 _WRITING = {"Released", "release"}
 
 
@@ -87,6 +93,7 @@ def __getattr__(name: str) -> Any:
         "pipeline": _PIPELINE,
         "plan": _PLAN,
         "rebuild": _REBUILD,
+        "tracking.recording": _TRACKING,
     }
     home = next((home for home, names in homes.items() if name in names), "errors")
     value = getattr(import_module(f"quantize.{home}"), name)

@@ -121,7 +121,7 @@ class Value:
         """It is a list of texts."""
         return tuple(item.text() for item in self.items())
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """It is an object: its keys."""
         if not isinstance(self.value, dict):
             raise self.wrong("an object")

@@ -44,7 +44,7 @@ def test_what_is_no_object_is_refused(text):
         ('{"a": [1, "x"]}', lambda v: [i.number() for i in v.at("a").items()], "a[1] is not a num"),
         ('{"a": "x"}', lambda v: v.at("a").number_or_none(), "a is not a number"),
         ('{"a": ["x", 1]}', lambda v: v.at("a").texts(), "a[1] is not a text"),
-        ('{"a": []}', lambda v: v.at("a").keys(), "a is not an object"),
+        ('{"a": []}', lambda v: v.at("a").names(), "a is not an object"),
         ('{"a": {}}', lambda v: list(v.at("a").items()), "a is not a list"),
         ('{"a": [2, 1]}', lambda v: v.at("a").interval(), "a is not an interval"),
     ],
@@ -93,7 +93,7 @@ JSON = st.recursive(
 )
 READERS = (
     lambda v: v.text(), lambda v: v.number(0, 1), lambda v: v.count(), lambda v: v.flag(),
-    lambda v: v.digest(), lambda v: v.interval(), lambda v: v.texts(), lambda v: v.keys(),
+    lambda v: v.digest(), lambda v: v.interval(), lambda v: v.texts(), lambda v: v.names(),
     lambda v: list(v.items()), lambda v: v.at("x", "y"), lambda v: v.number_or_none(),
 )  # fmt: skip
 
