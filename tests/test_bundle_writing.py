@@ -186,6 +186,37 @@ def test_nothing_that_ships_tells_of_this_machine(done, released):
             assert text.encode() not in content, (path.name, text)
 
 
+def test_descriptions_of_the_float_model_do_not_ship(job, tmp_path):
+    """Exporters write stack traces into them."""
+    model = onnx.load(job.model)
+    for node in model.graph.node:
+        node.doc_string = 'File "/srv/anna/model.py", line 3'
+    model.graph.input[0].doc_string = "/srv/anna/input"
+    model.metadata_props.add(key="source", value="/srv/anna/weights.pt")
+    onnx.save(model, job.model)
+    result = job.tune()
+    with pytest.raises(quantize.BundleError, match="float model .* tells of the machine"):
+        release(result.run, job.model, tmp_path / "refused", include_float=True)
+    assert not (tmp_path / "refused").exists()
+    made = release(result.run, job.model, tmp_path / "bundle", with_preprocessing=True)
+    for path in made.folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"anna" not in content, path.name
+    node = onnx.load(result.run / "best.onnx").graph.node[0]
+    assert node.name
+    assert not node.doc_string
+
+
+def test_a_node_named_by_a_home_is_not_released(done, run, tmp_path):
+    """An older best.onnx, or a name, which cannot be taken away."""
+    model = onnx.load(run / "best.onnx")
+    model.graph.node[0].name = "/home/anna/conv"
+    onnx.save(model, run / "best.onnx")
+    edit_report(run, lambda r: r["int8_model"].update(sha256=sha(run / "best.onnx")))
+    message = refused(quantize.BundleError, run, done[0].model, tmp_path)
+    assert "best.onnx tells of the machine that made it: the name of node '/home/anna" in message
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
