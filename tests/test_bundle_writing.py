@@ -195,7 +195,7 @@ def test_descriptions_of_the_float_model_do_not_ship(job, tmp_path):
     model.metadata_props.add(key="source", value="/srv/anna/weights.pt")
     onnx.save(model, job.model)
     result = job.tune()
-    with pytest.raises(quantize.BundleError, match="float model .* tells of the machine"):
+    with pytest.raises(quantize.BundleError, match=r"float model .* tells of the machine"):
         release(result.run, job.model, tmp_path / "refused", include_float=True)
     assert not (tmp_path / "refused").exists()
     made = release(result.run, job.model, tmp_path / "bundle", with_preprocessing=True)

@@ -504,6 +504,7 @@ def refused(path, *says):
 def test_places_that_are_no_run(tmp_path, done):
     refused(tmp_path / "none", "does not exist", "name a run folder")
     refused(tmp_path, "holds no run")
+    refused(tmp_path / ("x" * 300), "name too long", "check the path")
     refused(done[0].output, "is no UTF-8 text")
     (tmp_path / "int8.onnx.run").mkdir()
     refused(tmp_path / "int8.onnx", "is no run folder", f"name {tmp_path}/int8.onnx.run")

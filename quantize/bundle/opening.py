@@ -15,6 +15,7 @@ from quantize.bundle.placing import MANIFEST
 from quantize.bundle.sums import SUMS, check_sums, listed
 from quantize.checked_json import Value, read_json
 from quantize.errors import BundleError
+from quantize.files import is_file, is_folder, is_there
 
 SCHEMA_VERSION = 1
 LARGEST_JSON = 16 << 20
@@ -65,12 +66,12 @@ def opened(path: Path, digest: str | None = None) -> Iterator[Bundle]:
     Raises:
         BundleError: it is none, it is unsafe, or a file is missing, added or changed.
     """
-    if path.is_dir():
+    if is_folder(path):
         yield _bundle(path, path, digest)
         return
-    if not path.is_file() or not path.name.endswith(_SUFFIXES):
+    if not is_file(path) or not path.name.endswith(_SUFFIXES):
         raise BundleError(
-            f"{path} is no bundle" + ("" if path.exists() else ": it does not exist"),
+            f"{path} is no bundle" + ("" if is_there(path) else ": it does not exist"),
             "name a release folder or its .tar.gz",
         )
     with tempfile.TemporaryDirectory(prefix="quantize.") as room:
@@ -78,7 +79,7 @@ def opened(path: Path, digest: str | None = None) -> Iterator[Bundle]:
 
 
 def _bundle(path: Path, folder: Path, digest: str | None) -> Bundle:
-    if not path.is_dir() and not (folder / SUMS).exists():
+    if not is_folder(path) and not is_there(folder / SUMS):
         return _zoo(path, folder, digest)
     check_sums(folder, digest)
     manifest = _described(folder / MANIFEST)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quantize.checked_json import Value
 from quantize.errors import ModelError
-from quantize.files import sha256
+from quantize.files import is_file, sha256
 
 
 def check_parent(path: Path, told: Value, whose: str, cure: str) -> None:
@@ -21,7 +21,7 @@ def check_parent(path: Path, told: Value, whose: str, cure: str) -> None:
     Raises:
         ModelError: there is no such file, or it is another one.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"model {path} does not exist or is no file", "check the path")
     wanted = told.at("float_model", "sha256").digest()
     if sha256(path) != wanted:

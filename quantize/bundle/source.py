@@ -12,6 +12,7 @@ from quantize.bundle.parent import check_parent
 from quantize.checked_json import Value
 from quantize.config import Config, load_config
 from quantize.errors import BundleError, RunFolderError, UnmetError
+from quantize.files import is_folder
 from quantize.plan import TOP_K
 from quantize.report.reading import read_account, read_report
 
@@ -67,7 +68,7 @@ def open_run(run: Path, model: Path, *, allow_unmet: bool) -> Source:
         UnmetError: the goal was not met.
     """
     account = read_account(run)
-    if not run.is_dir():
+    if not is_folder(run):
         raise RunFolderError(f"{run} is no run folder", "name the folder, not a file in it")
     report = read_report(run)
     best = _read_best(run, report)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from quantize.checked_json import Value, read_json
 from quantize.errors import RunFolderError
+from quantize.files import is_folder, is_there
 from quantize.plan import EngineName, Format, Granularity, LayerRow, Plan, Scheme
 from quantize.report.changes import Change, ClassDrop, Right
 
@@ -143,7 +144,7 @@ def read_report(path: Path) -> Value:
     Raises:
         RunFolderError: as `read_account`.
     """
-    file = path / REPORT if path.is_dir() else path
+    file = path / REPORT if is_folder(path) else path
     try:
         found = read_json(file, _LARGEST, RunFolderError, _AGAIN)
     except RunFolderError as error:
@@ -151,6 +152,8 @@ def read_report(path: Path) -> Value:
             raise _missing(path) from error
         if isinstance(error.__cause__, UnicodeDecodeError):
             raise RunFolderError(f"{file} is no UTF-8 text", "name a run folder") from error
+        if isinstance(error.__cause__, OSError):
+            raise RunFolderError(error.message, "check the path") from error
         raise
     if not found.has("schema_version"):
         raise RunFolderError(f"{file} is no report of a run", "name a run folder")
@@ -179,14 +182,14 @@ def report_value(content: Any, file: Path = Path(REPORT)) -> Value:
 def _missing(path: Path) -> RunFolderError:
     """Why there is no report."""
     beside = path.with_name(f"{path.name}.run")
-    if path.is_dir() and (path / _JOURNAL).exists():
+    if is_folder(path) and is_there(path / _JOURNAL):
         return RunFolderError(
             f"run {path} is not finished: it has no {REPORT} yet",
             "run the same tune command again: it continues",
         )
-    if beside.is_dir():
+    if is_folder(beside):
         return RunFolderError(f"{path} is no run folder", f"name {beside}")
-    if path.is_dir():
+    if is_folder(path):
         return RunFolderError(
             f"folder {path} holds no run: there is no {REPORT}", "name a run folder"
         )

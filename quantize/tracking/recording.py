@@ -11,7 +11,7 @@ from pathlib import Path
 from quantize.bundle.opening import opened
 from quantize.checked_json import Value
 from quantize.errors import BundleError, RunFolderError
-from quantize.files import sha256
+from quantize.files import is_folder, sha256
 from quantize.report.reading import read_report
 from quantize.tracking.record import Record, record_of
 from quantize.tracking.store import Store, without_password
@@ -97,7 +97,7 @@ def track(
     """
     folder = Path(run)
     report = read_report(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise RunFolderError(f"{folder} is no run folder", "name the folder, not a file in it")
     with _bundle(bundle, report) as (files, released):
         called = name or released or report.at("float_model", "file").text()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from quantize.errors import Interrupted, TrackingError
-from quantize.files import check_writable
+from quantize.files import check_writable, is_there
 from quantize.tracking.record import Record
 
 _T = TypeVar("_T")
@@ -188,7 +188,7 @@ def _check_address(uri: str) -> str | None:
         raise TrackingError(f"--uri {uri} keeps nothing", "name a file: sqlite:///mlflow.db")
     database = Path(place)
     check_writable(database)
-    if database.exists() and database.stat().st_size:
+    if is_there(database) and database.stat().st_size:
         with database.open("rb") as file:
             if file.read(len(_SQLITE)) != _SQLITE:
                 raise TrackingError(f"{database} is no SQLite database", "name another file")
