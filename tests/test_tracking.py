@@ -21,6 +21,7 @@ from quantize.tracking import store as door
 from quantize.tracking.record import record_of
 from quantize.tracking.store import Store, without_password
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it would ask the network on import
 mlflow = pytest.importorskip(
     "mlflow", reason="mlflow is not installed: pip install 'quantize[mlflow]'"
 )
