@@ -398,6 +398,14 @@ def test_without_layers_changes_times_and_gains(report):
     assert titles == {"verdict", "prospects"}
 
 
+def test_medians_that_contradict_the_rounds_are_told(report):
+    seen = report["measured"]["latency"]
+    seen.update(float_ms=2.0, int8_ms=1.0, ratio=2.0, low=1.9, high=2.1)
+    assert "The machine was busy" not in words(page(report))
+    seen.update(int8_ms=2.0)
+    assert "The machine was busy" in words(page(report))
+
+
 def test_a_report_without_trials(report):
     report["search"]["trials"] = report["measured"]["trials"] = []
     check(page(report))

@@ -42,6 +42,11 @@ class Speed:
     low: float
     high: float
 
+    @property
+    def unsteady(self) -> bool:
+        """Whether the two medians contradict the rounds: something else kept the machine busy."""
+        return not self.low * self.int8_ms <= self.float_ms <= self.high * self.int8_ms
+
 
 @dataclass(frozen=True)
 class Rung:
