@@ -177,7 +177,7 @@ def test_few_other_images_decide_nothing(bundle, job, cli):
     answer = cli("verify", bundle, "--images", job.evaluation, "--quiet")
     assert answer.code == 4
     assert "UNDECIDED: int8 top-1" in answer.out
-    assert "on other images (one-sided 95 % limits" in answer.out
+    assert "on other images, if these are alike (one-sided 95 % limits" in answer.out
     assert "more images or --float decide" in answer.out
 
 

@@ -86,15 +86,15 @@ def _decided(
         points = 100 * (before - right / images)
         sure = 100 * (goal.confidence or _USUAL_CONFIDENCE)
         where = (
-            f"on other images (one-sided {sure:g} % limits {100 * limits.low:.2f} and"
-            f" {100 * limits.high:.2f})"
+            f"on other images, if these are alike (one-sided {sure:g} % limits of the drop"
+            f" {100 * limits.low:.2f} and {100 * limits.high:.2f})"
         )
     if expected.goal.kind == "agreement" and outcome == "met":
         return "undecided", "equal answers, which the goal asks for, are not seen without --float"
     more = "; more images or --float decide" if outcome == "undecided" else ""
     return outcome, (
-        f"{points:.2f} points below float as released, {where}, where {100 * allowed:.2f} are"
-        f" allowed{more}"
+        f"{abs(points):.2f} points {'above' if points < 0 else 'below'} float as released,"
+        f" {where}, where a drop of {100 * allowed:.2f} is allowed{more}"
     )
 
 
