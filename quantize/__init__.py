@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         OutputError,
         QuantizeError,
         RunFolderError,
+        TrackingError,
         UnmetError,
     )
     from quantize.explanation import Explanation, explain
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from quantize.pipeline import Result, benchmark, evaluate, tune, verify
     from quantize.plan import Progress, Verdict
     from quantize.rebuild import apply
+    from quantize.tracking.recording import Tracked, track
     from quantize.zoo.fetching import fetch
 
 __version__ = "0.1.0"
@@ -52,6 +54,8 @@ __all__ = [
     "Released",
     "Result",
     "RunFolderError",
+    "Tracked",
+    "TrackingError",
     "UnmetError",
     "Verdict",
     "__version__",
@@ -64,6 +68,7 @@ __all__ = [
     "load_config",
     "prepare_imagenet",
     "release",
+    "track",
     "tune",
     "verify",
     "verify_bundle",
@@ -78,6 +83,7 @@ _PLAN = {"Progress", "Verdict"}
 _PREPARING = {"PreparedImages", "prepare_imagenet"}
 _PROVING = {"Proof", "verify_bundle"}
 _REBUILD = {"apply"}
+_TRACKING = {"Tracked", "track"}
 _WRITING = {"Released", "release"}
 
 
@@ -96,6 +102,7 @@ def __getattr__(name: str) -> Any:
         "plan": _PLAN,
         "rebuild": _REBUILD,
         "zoo.fetching": _FETCHING,
+        "tracking.recording": _TRACKING,
     }
     home = next((home for home, names in homes.items() if name in names), "errors")
     value = getattr(import_module(f"quantize.{home}"), name)

@@ -20,6 +20,7 @@ from quantize.engines import inc, ort
 from quantize.errors import ConfigError
 from quantize.files import make_folder, npz_bytes, write_atomic
 from quantize.graph import io
+from quantize.graph.descriptions import without_descriptions
 from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
 from quantize.graph.prepare import Prepared
@@ -159,11 +160,15 @@ class Workshop:
 
 
 def finished(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """An engine's model as it ships: sorted, widened, shielded, with the declared signature."""
+    """An engine's model as it ships: sorted, widened, shielded, with the declared signature.
+
+    Nothing in it says where the float model was made.
+    """
     sort_nodes(made.graph)
     widen(made)
     shield_float_layers(made)
     restore_signature(made, original)
+    without_descriptions(made)
     return made
 
 

@@ -8,6 +8,7 @@
     ├── RunFolderError       a run folder in use or from something else
     ├── EngineError          a quantization engine that is missing or failed
     ├── BundleError          a release bundle that is damaged, unsafe or was changed
+    ├── TrackingError        MLflow is missing, or its tracking store cannot be used
     ├── UnmetError           exit 3: a run that did not meet its goal is not released
     └── BudgetError          exit 3: the time budget is spent
     Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
@@ -62,6 +63,10 @@ class EngineError(QuantizeError):
 
 class BundleError(QuantizeError):
     """A release bundle is damaged, unsafe, or not what was published: names the file."""
+
+
+class TrackingError(QuantizeError):
+    """MLflow is missing, or its tracking store is none, is not there, or refuses."""
 
 
 class UnmetError(QuantizeError):

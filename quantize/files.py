@@ -64,6 +64,21 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something; an impossible name or a closed folder is a no, no exception."""
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises there
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file, likewise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents; an existing folder is fine.
 

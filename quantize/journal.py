@@ -283,6 +283,7 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
         gain_db=values["gain_db"],
         outcome=values["outcome"],
         images=values["images"],
+        drop_points=values.get("drop_points"),  # journals from before this key go on, too
     )
 
 

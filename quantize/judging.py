@@ -92,11 +92,12 @@ def _quality(seen: Comparison, outcome: Outcome, base: Reference, goal: Goal) ->
         good = decide_agreement(share, images, _agreement_goal(goal, None)) == "met"
         note = f"agreement {100 * share:.2f} % on {where}"
         return Quality(None, seen.fidelity, outcome, good, note, images)
-    difference, top1 = drop(seen.float_, seen.int8), base.evaluation.accuracy()
-    good = decide_drop(difference, top1, replace(goal, confidence=None)) == "met"
-    allowed = 100 * margin(goal, top1)
+    difference, before = drop(seen.float_, seen.int8), base.evaluation.accuracy()
+    good = decide_drop(difference, before, replace(goal, confidence=None)) == "met"
+    allowed = 100 * margin(goal, before)
     note = f"drop {difference.points:.2f} points on {where}, {allowed:.2f} allowed"
-    return Quality(seen.int8.accuracy(), seen.fidelity, outcome, good, note, images)
+    top1 = seen.int8.accuracy()
+    return Quality(top1, seen.fidelity, outcome, good, note, images, difference.points)
 
 
 def _outcome_at(

@@ -121,6 +121,7 @@ def _ours(
                 note="" if accepted else f"{theirs.path.stem}: {note}",
                 seconds=theirs.seconds,
                 images=seen.images,
+                drop_points=seen.drop_points,
             )
         )
     return trials

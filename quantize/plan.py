@@ -481,6 +481,7 @@ class Trial:
         outcome: whether the search images say that the goal is met, or None where they were not
             asked; speed does not count.
         images: how many of them it took.
+        drop_points: float top-1 minus int8 top-1 on these, in points; None as `accuracy`.
     """
 
     plan: Plan
@@ -495,6 +496,7 @@ class Trial:
     gain_db: float | None = None
     outcome: Outcome | None = None
     images: int | None = None
+    drop_points: float | None = None
 
 
 @dataclass(frozen=True)

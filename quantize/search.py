@@ -50,6 +50,7 @@ class Quality:
         good: whether the goal is met by the point rule.
         note: the figures.
         images: how many search images were looked at.
+        drop_points: float top-1 minus int8 top-1 on them, in points, or None without labels.
     """
 
     accuracy: float | None
@@ -58,6 +59,7 @@ class Quality:
     good: bool
     note: str
     images: int
+    drop_points: float | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,7 @@ def _judge(trial: Trial, path: Path, hands: Hands) -> Trial:
         seconds=trial.seconds + time.monotonic() - start,
         outcome=quality.outcome,
         images=quality.images,
+        drop_points=quality.drop_points,
     )
 
 

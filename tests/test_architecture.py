@@ -19,12 +19,12 @@ LEVELS = (
     "__main__",
     "cli console",
     "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
-    " classify report demo rebuild explanation bundle conversion zoo imagenet",
+    " classify report demo rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
     "search verdict journal remedies sequential layer_table",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
     "data runtime graph histogram answers trinomial",
-    "plan files npz deadline",
+    "plan files npz deadline checked_json",
     "errors",
 )
 COMPOSITION = 2
@@ -40,6 +40,7 @@ DOORS = {
     "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|conversion\..*|demo\.train",
     "google": r"graph\.io|bundle\.model",
     "scipy": r"latency|paired|repair\.rounding|sequential|trinomial|demo\.train",
+    "mlflow": r"tracking\.store",
     "threadpoolctl": r"remedies",
     "typer": r"cli\..*",
     "rich": r"console",
@@ -53,8 +54,8 @@ DOORS = {
     "numpy": r".*",
 }
 HEAVY = {
-    "PIL", "jinja2", "matplotlib", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "urllib3",
-    "yaml",
+    "PIL", "jinja2", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pydantic", "scipy",
+    "urllib3", "yaml",
 }  # fmt: skip
 MOST_LINES = 60
 

@@ -135,6 +135,7 @@ def test_what_is_no_bundle(tmp_path, released):
     (tmp_path / "empty").mkdir()
     assert f"there is no {SUMS}" in refused(tmp_path / "empty")
     assert "does not exist" in refused(tmp_path / "none")
+    assert "does not exist" in refused(tmp_path / f"{'x' * 300}.tar.gz")
     (tmp_path / "x.onnx").write_bytes(b"x")
     assert "is no bundle" in refused(tmp_path / "x.onnx")
     zoo = released.folder / f"{NAME}.tar.gz"

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -184,6 +185,74 @@ def test_nothing_that_ships_tells_of_this_machine(done, released):
                 content = b"".join(archive.extractfile(m).read() for m in archive)
         for text in private:
             assert text.encode() not in content, (path.name, text)
+
+
+def test_descriptions_of_the_float_model_do_not_ship(job, tmp_path):
+    """Exporters write stack traces into them."""
+    model = onnx.load(job.model)
+    for node in model.graph.node:
+        node.doc_string = 'File "/srv/anna/model.py", line 3'
+    model.graph.input[0].doc_string = "/srv/anna/input"
+    model.metadata_props.add(key="source", value="/srv/anna/weights.pt")
+    onnx.save(model, job.model)
+    result = job.tune()
+    with pytest.raises(quantize.BundleError, match=r"float model .* tells of the machine"):
+        release(result.run, job.model, tmp_path / "refused", include_float=True)
+    assert not (tmp_path / "refused").exists()
+    made = release(result.run, job.model, tmp_path / "bundle", with_preprocessing=True)
+    for path in made.folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"anna" not in content, path.name
+    node = onnx.load(result.run / "best.onnx").graph.node[0]
+    assert node.name
+    assert not node.doc_string
+
+
+def test_a_node_named_by_a_home_is_not_released(done, run, tmp_path):
+    """An older best.onnx, or a name, which cannot be taken away."""
+    model = onnx.load(run / "best.onnx")
+    model.graph.node[0].name = "/home/anna/conv"
+    onnx.save(model, run / "best.onnx")
+    edit_report(run, lambda r: r["int8_model"].update(sha256=sha(run / "best.onnx")))
+    message = refused(quantize.BundleError, run, done[0].model, tmp_path)
+    assert "best.onnx tells of the machine that made it: the name of node '/home/anna" in message
+
+
+ODD = '</script><script>alert(1)</script>\x1b[2J\u202e"|`'
+
+
+def test_odd_names_are_harmless_from_the_model_to_the_bundle(job, cli, tmp_path):
+    """Of nodes, of the input, of the output and of the file."""
+    model = onnx.load(job.model)
+    names = {model.graph.input[0].name: f"in{ODD}", model.graph.output[0].name: f"out{ODD}"}
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.name = names[value.name]
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{number}{ODD}"
+        for ends in (node.input, node.output):
+            for place, name in enumerate(ends):
+                ends[place] = names.get(name, name)
+    source = job.folder / "a <script>\x1b[2J'.onnx"
+    onnx.save(model, source)
+    bundle = tmp_path / "bundle"
+    told = [
+        cli("tune", source, "--config", job.config, "-o", job.output, "--release", bundle),
+        cli("explain", job.run),
+        cli("check", bundle),
+        cli("verify", bundle, "--images", job.evaluation, "--float", source),
+    ]
+    for answer in told:
+        assert answer.code == 0, answer.err
+        assert not {"\x1b", "\u202e"} & set(answer.out + answer.err)
+    texts = [p for p in bundle.rglob("*") if p.suffix in (".md", ".html", ".json")]
+    assert len(texts) == 5
+    for path in texts:
+        text = path.read_text()
+        assert not {"\x1b", "\u202e"} & set(text), path.name
+        if path.suffix == ".md":  # what stands in a code span is no markup
+            text = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text, flags=re.DOTALL)
+        assert path.suffix == ".json" or "<script" not in text, path.name
+    assert {p.name for p in bundle.glob("*.onnx")} == {"a-script-2J-int8.onnx"}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

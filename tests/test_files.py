@@ -10,7 +10,15 @@ import sys
 import pytest
 
 from quantize.errors import Interrupted, OutputError
-from quantize.files import check_writable, make_folder, sha256, write_atomic
+from quantize.files import (
+    check_writable,
+    is_file,
+    is_folder,
+    is_there,
+    make_folder,
+    sha256,
+    write_atomic,
+)
 
 FULL_DISK = """
 import resource, signal, sys
@@ -133,3 +141,15 @@ def test_sha256_is_that_of_the_whole_file(tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_an_impossible_name_is_a_no_and_no_exception(tmp_path):
+    """Where pathlib raises: the name is too long, or a part of the path is a file."""
+    (tmp_path / "file").touch()
+    for name in ("x" * 300, "file/below", "a\0b"):
+        for ask in (is_there, is_folder, is_file):
+            assert not ask(tmp_path / name)
+    assert is_there(tmp_path / "file")
+    assert is_file(tmp_path / "file")
+    assert is_folder(tmp_path)
+    assert not is_file(tmp_path)

@@ -72,7 +72,9 @@ KEYS = (
     | under("data.search", {*IMAGES, "is_calibration"})
     | under("data.holdout", IMAGES)
     | under("search", {"stopped", "strategy"})
-    | under("search.trials", {"accepted", "gain_db", "images", "note", "outcome", "top1"})
+    | under(
+        "search.trials", {"accepted", "drop_points", "gain_db", "images", "note", "outcome", "top1"}
+    )
     | under("search.trials.probe", {"agreement", "sqnr_db"})
     | under("search.trials.fidelity", {"agreement", "sqnr_db"})
     | under("search.trials.plan", {*PLAN, "key"})

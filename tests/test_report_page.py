@@ -35,7 +35,7 @@ from quantize.report.plots import (
     interval_plot,
     prospect_plot,
 )
-from quantize.report.reading import Value, account_of
+from quantize.report.reading import account_of, report_value
 from quantize.report.rendering import render
 from quantize.report.thumbnails import thumbnails
 from quantize.report.values import minus
@@ -179,7 +179,7 @@ def unlabelled(content):
 
 
 def facts(content):
-    found = Value(content, "report.json", "")
+    found = report_value(content)
     return account_of(found, "run"), details_of(found)
 
 
@@ -396,6 +396,14 @@ def test_without_layers_changes_times_and_gains(report):
     assert "0 of 60 images have another best class" in text
     titles = {svg.attributes["aria-labelledby"].split("-")[0] for svg in tree.all("svg")}
     assert titles == {"verdict", "prospects"}
+
+
+def test_medians_that_contradict_the_rounds_are_told(report):
+    seen = report["measured"]["latency"]
+    seen.update(float_ms=2.0, int8_ms=1.0, ratio=2.0, low=1.9, high=2.1)
+    assert "The machine was busy" not in words(page(report))
+    seen.update(int8_ms=2.0)
+    assert "The machine was busy" in words(page(report))
 
 
 def test_a_report_without_trials(report):

@@ -204,7 +204,8 @@ def _verify(facts: Facts) -> list[str]:
         f"`check` runs the {len(facts.samples.images)} test data sets, made {source}, and compares"
         f" the outputs (rtol {RTOL:g}, atol {ATOL:g}) on {prose(facts.isa)}; elsewhere it compares"
         " the answers only. `verify` measures accuracy and speed on your images: with the float"
-        " model it proves the drop, without it only the accuracy of this file.",
+        " model it proves the drop, without it only the accuracy of this file. Exit code 0 says"
+        " that the goal is met, 3 that it is not, 4 that these images are too few to tell.",
         "`--digest` takes the sha256 of `SHA256SUMS` that was published apart from these files."
         " **Without it only accidents are found**: whoever changes a file can change `SHA256SUMS`,"
         " too.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.bundle.values import Value
+from quantize.checked_json import Value
 from quantize.config import Config, parse_config
 from quantize.data.presets import Preset
 from quantize.data.transforms import Pipeline
@@ -133,7 +133,7 @@ def read_contract(found: Value) -> Contract:
 
 
 def _step(item: Value) -> dict[str, dict[str, Any]]:
-    names = item.keys()
+    names = item.names()
     if len(names) != 1 or not isinstance(item.at(names[0]).value, dict):
         raise item.wrong("one transform with its options")
     return {names[0]: item.at(names[0]).value}

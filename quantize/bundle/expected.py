@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from quantize.bundle.names import printable
-from quantize.bundle.values import Value
+from quantize.checked_json import Value
 from quantize.paired import agreement_interval
 from quantize.plan import Evaluation, Goal, GoalKind, Verdict
 
@@ -25,6 +25,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Right:
+    """Images of the release that the float model has right, that int8 has, and how they differ."""
+
+    float_: int
+    int8: int
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True)
 class Expected:
     """Figures of the release.
 
@@ -37,6 +47,7 @@ class Expected:
         int8_top1: see there.
         low: lower end of int8_top1's 95 % interval (Wilson), or None without labels.
         high: upper end.
+        right: the counts behind them, or None without labels.
         drop: points with its interval, or None without labels.
         agreement: ratio.
         latency: float_ms, int8_ms, ratio, low and high, or None where it was not measured.
@@ -52,6 +63,7 @@ class Expected:
     int8_top1: float | None
     low: float | None
     high: float | None
+    right: Right | None
     drop: tuple[float, float, float] | None
     agreement: float
     latency: dict[str, float] | None
@@ -87,6 +99,7 @@ def expected_of(manifest: Value) -> Expected:
         int8_top1=top1[1],
         low=limits.low if limits else None,
         high=limits.high if limits else None,
+        right=_right(accuracy, images) if accuracy and images else None,
         drop=drop,
         agreement=manifest.at("fidelity", "agreement").number(0, 1),
         latency={key: latency.at(key).number(0) for key in times} if latency else None,
@@ -97,6 +110,15 @@ def expected_of(manifest: Value) -> Expected:
             max(1, min(timing.at("rounds").count(), _MOST_RUNS)),
         ),
     )
+
+
+def _right(accuracy: Value, images: int) -> Right:
+    """Counts that fit together, so that a table can be made of them."""
+    float_, int8 = (accuracy.at("right", m, "top1").count(images) for m in ("float", "int8"))
+    lost, gained = (accuracy.at(key).count(images) for key in ("lost", "gained"))
+    if lost - gained != float_ - int8 or lost > float_ or gained > images - float_:
+        raise accuracy.wrong("a table of whole images")
+    return Right(float_, int8, lost, gained)
 
 
 def _goal(value: Value) -> Goal:

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from quantize.errors import BundleError
+from quantize.graph.descriptions import places
 from quantize.graph.tensors import MOST_BYTES, tensors
 from quantize.graph.view import View, opset
 
@@ -147,20 +148,21 @@ def ports(model: onnx.ModelProto) -> Ports:
     )
 
 
-def private_text(model: onnx.ModelProto) -> list[str]:
-    """Where a model quotes what looks like a path of the machine that exported it."""
-    found = [f"metadata {p.key}" for p in model.metadata_props if _is_path(p.value)]
-    found += [f"node {n.name}" for n in model.graph.node if _is_path(n.doc_string)]
-    if _is_path(model.doc_string) or _is_path(model.graph.doc_string):
-        found.append("the description")
-    return found
+def refuse_places(model: onnx.ModelProto, name: str, cure: str) -> None:
+    """Stop before a model ships that says where it was made.
 
+    Args:
+        model: the file.
+        name: what to call it.
+        cure: what to do about it.
 
-_HOMES = ("/home/", "/Users/", "/root/", "/mnt/", ":\\")
-
-
-def _is_path(text: str) -> bool:
-    return any(home in text for home in _HOMES)
+    Raises:
+        BundleError: it names a folder or this machine; says where.
+    """
+    found = places(model)
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise BundleError(f"{name} tells of the machine that made it: {found[0][:200]}{more}", cure)
 
 
 def _sparse(model: onnx.ModelProto) -> list[onnx.SparseTensorProto]:

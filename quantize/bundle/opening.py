@@ -13,11 +13,14 @@ from quantize.bundle.contract import PREPROCESS, Contract, read_contract
 from quantize.bundle.model import refuse_external, unstamped_sha256
 from quantize.bundle.placing import MANIFEST
 from quantize.bundle.sums import SUMS, check_sums, listed
-from quantize.bundle.values import Value, read_json
+from quantize.checked_json import Value, read_json
 from quantize.errors import BundleError
+from quantize.files import is_file, is_folder, is_there
 
 SCHEMA_VERSION = 1
+LARGEST_JSON = 16 << 20
 _SUFFIXES = (".tar.gz", ".tgz")
+_CURE = "fetch the bundle again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +66,12 @@ def opened(path: Path, digest: str | None = None) -> Iterator[Bundle]:
     Raises:
         BundleError: it is none, it is unsafe, or a file is missing, added or changed.
     """
-    if path.is_dir():
+    if is_folder(path):
         yield _bundle(path, path, digest)
         return
-    if not path.is_file() or not path.name.endswith(_SUFFIXES):
+    if not is_file(path) or not path.name.endswith(_SUFFIXES):
         raise BundleError(
-            f"{path} is no bundle" + ("" if path.exists() else ": it does not exist"),
+            f"{path} is no bundle" + ("" if is_there(path) else ": it does not exist"),
             "name a release folder or its .tar.gz",
         )
     with tempfile.TemporaryDirectory(prefix="quantize.") as room:
@@ -76,10 +79,10 @@ def opened(path: Path, digest: str | None = None) -> Iterator[Bundle]:
 
 
 def _bundle(path: Path, folder: Path, digest: str | None) -> Bundle:
-    if not path.is_dir() and not (folder / SUMS).exists():
+    if not is_folder(path) and not is_there(folder / SUMS):
         return _zoo(path, folder, digest)
     check_sums(folder, digest)
-    manifest = read_json(folder / MANIFEST)
+    manifest = _described(folder / MANIFEST)
     if manifest.at("schema_version").count() != SCHEMA_VERSION:
         raise manifest.at("schema_version").wrong(f"{SCHEMA_VERSION}, which this package reads")
     name = manifest.at("model", "file").text()
@@ -90,8 +93,12 @@ def _bundle(path: Path, folder: Path, digest: str | None) -> Bundle:
     verified = manifest.at("model", "verified")
     seen = unstamped_sha256(model.read_bytes(), verified.at("bytes").count())
     if seen != verified.at("sha256").digest():
-        raise BundleError(f"{name} is not the verified model", "fetch the bundle again")
-    return Bundle(path, folder, model, manifest, read_contract(read_json(folder / PREPROCESS)))
+        raise BundleError(f"{name} is not the verified model", _CURE)
+    return Bundle(path, folder, model, manifest, read_contract(_described(folder / PREPROCESS)))
+
+
+def _described(path: Path) -> Value:
+    return read_json(path, LARGEST_JSON, BundleError, _CURE)
 
 
 def _zoo(path: Path, folder: Path, digest: str | None) -> Bundle:

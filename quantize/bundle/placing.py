@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from quantize.errors import OutputError
-from quantize.files import TEMPORARY, cannot_write
+from quantize.files import TEMPORARY, cannot_write, is_file, is_folder, is_there
 
 MANIFEST = "manifest.json"
 
@@ -19,10 +20,10 @@ def check_target(output: Path, *, force: bool = False) -> None:
     Raises:
         OutputError: something is there already, or its folder is missing or read-only.
     """
-    if output.exists() or output.is_symlink():
+    if os.path.lexists(output):
         if not force:
             raise OutputError(f"output {output} exists", "name another folder, or give --force")
-        if output.is_symlink() or not (output / MANIFEST).is_file():
+        if output.is_symlink() or not is_file(output / MANIFEST):
             raise OutputError(
                 f"output {output} is no release, so --force does not replace it",
                 "name another folder",
@@ -41,7 +42,7 @@ def archive_of(output: Path, name: str) -> Path:
 
 def check_archive(archive: Path, *, force: bool) -> None:
     """Raise OutputError if the archive cannot be written."""
-    if archive.is_dir() or (archive.exists() and not force):
+    if is_folder(archive) or (is_there(archive) and not force):
         raise OutputError(
             f"output {archive} exists", "name another folder or --name, or give --force"
         )

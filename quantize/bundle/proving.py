@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from quantize.bundle.alone import Alone, judge_alone
 from quantize.bundle.contract import Contract
 from quantize.bundle.expected import Expected, Row, expected_of, rows
 from quantize.bundle.opening import Bundle, opened
-from quantize.bundle.values import Value
-from quantize.errors import BundleError, DataError, ModelError
+from quantize.bundle.parent import check_parent
+from quantize.checked_json import Value
+from quantize.errors import BundleError, DataError
 from quantize.evaluation import evaluate
-from quantize.files import sha256
 from quantize.job import (
-    FloatModel,
     Images,
     check_classes,
     check_labels,
@@ -31,7 +31,6 @@ from quantize.job import (
 )
 from quantize.latency import Timing, single
 from quantize.measure import predictor, verify_files
-from quantize.paired import agreement_interval
 from quantize.plan import Cpu, Evaluation, OnProgress, Verdict
 from quantize.runtime import cores, cpu
 
@@ -45,9 +44,7 @@ class Proof:
     Attributes:
         rows: figures, expected against seen.
         verdict: on the drop, or None without the float model.
-        accuracy: (top-1, low, high) of int8 with Wilson's 95 % interval, ratios; None without
-            labels.
-        worse: without the float model, whether the whole interval lies below the one expected.
+        alone: without the float model, what int8's accuracy shows; else None.
         images: how many were seen.
         same_images: whether they are the very images of the release, prepared alike.
         made_on: instruction set of the release.
@@ -57,8 +54,7 @@ class Proof:
 
     rows: tuple[Row, ...]
     verdict: Verdict | None
-    accuracy: tuple[float, float, float] | None
-    worse: bool
+    alone: Alone | None
     images: int
     same_images: bool
     made_on: str
@@ -67,8 +63,10 @@ class Proof:
 
     @property
     def exit_code(self) -> int:
-        """As for tune; without the float model 0, or 3 where int8 is worse than expected."""
-        return self.verdict.exit_code if self.verdict else 3 * self.worse
+        """As for tune."""
+        proven = self.verdict or self.alone
+        assert proven is not None  # one of them is there
+        return proven.exit_code
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -100,13 +98,8 @@ class Proof:
             seen = self.verdict
             word = _WORDS[seen.outcome]
             return f"{word}: {seen.reason}; seen on {seen.images} images, {seen.cpu.isa}"
-        assert self.accuracy is not None  # refused before otherwise
-        top1, low, high = (100 * value for value in self.accuracy)
-        word = "WORSE THAN EXPECTED" if self.worse else "NOT WORSE THAN EXPECTED"
-        return (
-            f"{word}: int8 top-1 {top1:.2f} % (95 % interval {low:.2f} to {high:.2f}); the drop is"
-            " unproven without --float"
-        )
+        assert self.alone is not None  # one of them is there
+        return self.alone.line()
 
 
 def verify_bundle(
@@ -136,21 +129,23 @@ def verify_bundle(
         manifest, contract = bundle.described()
         expected = expected_of(manifest)
         seen = _images(contract, Path(images), Path(labels) if labels else None, on_progress)
-        verdict = answers = None
+        same_images = seen.digest == expected.images_sha256
+        verdict = alone = None
         if float_model is None:
-            answers = _alone(bundle, contract, seen)
+            answers = _answers(bundle, seen)
             figures = _figures_alone(bundle, expected, seen, answers)
+            images_seen, right = answers.images, int(answers.right.sum())
+            whole = same_images and images_seen == expected.images
+            alone = judge_alone(expected, right, images_seen, same_images=whole)
         else:
             verdict = _both(bundle, manifest, Path(float_model), seen, expected, on_progress)
-            figures = rows(expected, verdict)
-        accuracy = _interval(answers) if answers else None
+            images_seen, figures = verdict.images, rows(expected, verdict)
         return Proof(
             rows=figures,
             verdict=verdict,
-            accuracy=accuracy,
-            worse=bool(accuracy and expected.low is not None and accuracy[2] < expected.low),
-            images=verdict.images if verdict else answers.images if answers else 0,
-            same_images=seen.digest == expected.images_sha256,
+            alone=alone,
+            images=images_seen,
+            same_images=same_images,
             made_on=expected.isa,
             cpu=cpu(),
             digest=digest is not None,
@@ -185,7 +180,7 @@ def _images(
     return opened_images
 
 
-def _alone(bundle: Bundle, contract: Contract, images: Images) -> Evaluation:
+def _answers(bundle: Bundle, images: Images) -> Evaluation:
     """The int8 model's answers."""
     found = evaluate(predictor(bundle.model), images)
     if not found.labelled:
@@ -204,34 +199,17 @@ def _both(
     expected: Expected,
     on_progress: OnProgress | None,
 ) -> Verdict:
-    model = _float(manifest, path, images)
+    check_parent(path, manifest, "the bundle", "name the one that the bundle was made from")
+    model = open_model(path, open_proto(path), images)
     verified = verify_files(
         model, bundle.model, images, expected.goal, _timing(expected), on_progress
     )
     return verified.verdict
 
 
-def _float(manifest: Value, path: Path, images: Images) -> FloatModel:
-    if not path.is_file():
-        raise ModelError(f"model {path} does not exist or is no file", "check the path")
-    wanted = manifest.at("float_model", "sha256").digest()
-    if sha256(path) != wanted:
-        raise ModelError(
-            f"model {path} is not the float model of the bundle, whose sha256 is {wanted[:16]}...",
-            "name the one that the bundle was made from",
-        )
-    return open_model(path, open_proto(path), images)
-
-
 def _timing(expected: Expected) -> Timing:
     asked, warm_up, rounds = expected.timing
     return Timing(min(asked, cores()), asked, warm_up, rounds)
-
-
-def _interval(seen: Evaluation) -> tuple[float, float, float]:
-    top1 = seen.accuracy(1)
-    limits = agreement_interval(top1, seen.images)
-    return top1, limits.low, limits.high
 
 
 def _figures_alone(

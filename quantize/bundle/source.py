@@ -8,14 +8,16 @@ from pathlib import Path
 
 from quantize.bundle.contract import Contract
 from quantize.bundle.model import Ports, parse, ports
-from quantize.bundle.values import Value, read_json
+from quantize.bundle.parent import check_parent
+from quantize.checked_json import Value
 from quantize.config import Config, load_config
-from quantize.errors import BundleError, ModelError, RunFolderError, UnmetError
-from quantize.files import sha256
+from quantize.errors import BundleError, RunFolderError, UnmetError
+from quantize.files import is_folder
 from quantize.plan import TOP_K
-from quantize.report.reading import REPORT, read_account
+from quantize.report.reading import read_account, read_report
 
 _AGAIN = "run the same tune command again: a finished run is only verified anew"
+_OTHER = "name the file that was tuned; if it changed since, tune again"
 _BEST = "best.onnx"
 
 
@@ -66,11 +68,11 @@ def open_run(run: Path, model: Path, *, allow_unmet: bool) -> Source:
         UnmetError: the goal was not met.
     """
     account = read_account(run)
-    if not run.is_dir():
+    if not is_folder(run):
         raise RunFolderError(f"{run} is no run folder", "name the folder, not a file in it")
-    report = read_json(run / REPORT, _AGAIN)
+    report = read_report(run)
     best = _read_best(run, report)
-    _check_float(model, report)
+    check_parent(model, report, "the run", _OTHER)
     if account.outcome != "met" and not allow_unmet:
         raise UnmetError(
             f"run {run} did not meet its goal: {account.reason}",
@@ -91,17 +93,6 @@ def _read_best(run: Path, report: Value) -> bytes:
     if hashlib.sha256(best).hexdigest() != report.at("int8_model", "sha256").digest():
         raise RunFolderError(f"{run / _BEST} is not the file that the run verified", _AGAIN)
     return best
-
-
-def _check_float(model: Path, report: Value) -> None:
-    if not model.is_file():
-        raise ModelError(f"model {model} does not exist or is no file", "check the path")
-    expected = report.at("float_model", "sha256").digest()
-    if sha256(model) != expected:
-        raise ModelError(
-            f"model {model} is not the float model of the run, whose sha256 is {expected[:16]}...",
-            "name the file that was tuned; if it changed since, tune again",
-        )
 
 
 def _contract(report: Value, config: Config, found: Ports) -> Contract:

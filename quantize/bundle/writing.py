@@ -8,7 +8,6 @@ Everything is made in a temporary folder beside the output, then renamed.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from quantize.bundle.facts import Facts, hub_entry, manifest
 from quantize.bundle.front import with_preprocessing as put_in_front
 from quantize.bundle.model import (
     parse,
-    private_text,
     refuse_external,
+    refuse_places,
     stamped,
     unstamped_sha256,
 )
@@ -35,13 +34,11 @@ from quantize.bundle.samples import Samples, named, synthetic
 from quantize.bundle.source import Source, open_run
 from quantize.bundle.sums import listed, write_sums
 from quantize.bundle.tensor import write_sets
-from quantize.bundle.values import to_json
+from quantize.checked_json import to_json
 from quantize.errors import OutputError
 from quantize.files import TEMPORARY, cannot_write, sha256
 from quantize.graph import io
 from quantize.runtime import Session, cpu
-
-log = logging.getLogger(__name__)
 
 HUB_MANIFEST = "ONNX_HUB_MANIFEST.json"
 CARD = "README.md"
@@ -165,8 +162,8 @@ def _write_model(
     verified = unstamped_sha256(content, len(source.best))
     if verified != source.report.at("int8_model", "sha256").digest():
         raise OutputError("the shipped file is not the verified one", "report this defect")
-    for place in private_text(parse(content, file.name)):
-        log.warning("the float model brought along a path of the machine that made it: %s", place)
+    best = parse(source.best, "best.onnx")
+    refuse_places(best, "best.onnx", "rename it in the float model and tune again")
     isa = cpu().isa
     write_sets(folder, Session(content, name=file.name), samples.images, isa)
     (folder / PREPROCESS).write_bytes(to_json(source.contract.to_json()))
@@ -198,6 +195,11 @@ def _write_extras(
     facts = told.without(facts, [key for key, wanted in asked.items() if not wanted])
     if facts.float_file:
         refuse_external(source.model, "save it as one file, or release without --include-float")
+        refuse_places(
+            parse(source.model.read_bytes(), source.model.name),
+            f"the float model {source.model.name}",
+            "release without --include-float, or clear its descriptions and tune again",
+        )
         shutil.copyfile(source.model, folder / facts.float_file)
     if facts.with_preprocessing:
         best = parse((folder / facts.model["file"]).read_bytes(), facts.model["file"])

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantize import __version__
-from quantize.cli import getting, looking, measuring, releasing, trying, tuning
+from quantize.cli import getting, looking, measuring, recording, releasing, trying, tuning
 from quantize.cli.printing import complain
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
@@ -23,6 +23,7 @@ _COMMANDS = (  # in the order of --help
     measuring.verify,
     releasing.release,
     releasing.check,
+    recording.track,
     tuning.apply,
     measuring.evaluate,
     measuring.benchmark,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantize.errors import DataError
+from quantize.files import is_folder, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,8 @@ def need_folder(path: Path, key: str) -> None:
     Raises:
         DataError: it does not; names the YAML key.
     """
-    if not path.is_dir():
-        problem = "is no folder" if path.exists() else "does not exist"
+    if not is_folder(path):
+        problem = "is no folder" if is_there(path) else "does not exist"
         raise DataError(f"{key} {path} {problem}", f"set {key} to the folder of the images")
 
 

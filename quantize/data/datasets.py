@@ -21,6 +21,7 @@ import numpy as np
 from quantize.data.binary import need_folder, read_cifar, read_mnist
 from quantize.data.images import IMAGE_SUFFIXES
 from quantize.errors import DataError
+from quantize.files import is_file
 from quantize.plan import Progress, Sample
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ImagenetRaw:
             (self._inside(name, listed, number), label)
             for number, name, label in _read_list(listed)
         ]
-        found: list[Item] = [item for item in items if item[0].is_file()]
+        found: list[Item] = [item for item in items if is_file(item[0])]
         if not found:
             raise DataError(
                 f"ImagenetRaw.image_list {listed}: none of its {len(items)} images lies in "
@@ -92,7 +93,7 @@ class ImagenetRaw:
         beside = (self.data_path / "val.txt", self.data_path.parent / "val.txt")
         candidates = (self.image_list,) if self.image_list is not None else beside
         for candidate in candidates:
-            if candidate.is_file():
+            if is_file(candidate):
                 return candidate
         where = " or ".join(str(candidate) for candidate in candidates)
         raise DataError(
@@ -520,7 +521,7 @@ def _digest(source: Path | NDArray[Any]) -> str:
 
 def _digest_file(path: Path) -> str:
     try:
-        if path.is_file():  # opening a pipe would wait for ever
+        if is_file(path):  # opening a pipe would wait for ever
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from quantize.checked_json import Value
 from quantize.plan import Goal, GoalKind
-from quantize.report.reading import Speed, Value
+from quantize.report.reading import Speed
 
 _SETS = ("calibration", "search", "holdout")
 
@@ -192,7 +193,7 @@ def details_of(found: Value) -> Details:
 
 def _goal(value: Value) -> Goal:
     kind = value.at("kind").one_of("relative", "absolute", "agreement")
-    confidence = value.at("confidence").optional()
+    confidence = value.at("confidence").number_or_none()
     if confidence is not None and not 0.5 < confidence < 1:
         raise value.at("confidence").wrong("between 0.5 and 1")
     return Goal(
@@ -221,7 +222,7 @@ def _answers(value: Value) -> Answers | None:
     return Answers(
         value.at("float", "top5").number(),
         value.at("int8", "top5").number(),
-        value.at("drop_ratio").optional(),
+        value.at("drop_ratio").number_or_none(),
         value.at("lost").count(),
         value.at("gained").count(),
     )
@@ -270,7 +271,7 @@ def _candidates(trials: Value, measured: Value) -> tuple[Candidate, ...]:
         images = trial.at("images") if trial.has("images") else None
         found.append(
             Candidate(
-                trial.at("top1").optional(),
+                trial.at("top1").number_or_none(),
                 None if images is None or images.value is None else images.count(),
                 times[index] if index < len(times) else None,
             )

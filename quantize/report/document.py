@@ -206,6 +206,7 @@ def _trial(trial: Trial, note: str) -> dict[str, Any]:
     return {
         "plan": {"key": trial.plan.key, **trial.plan.to_json()},
         "top1": trial.accuracy,
+        "drop_points": trial.drop_points,
         "fidelity": asdict(trial.fidelity) if trial.fidelity else None,
         "probe": asdict(trial.probe) if trial.probe else None,
         "gain_db": trial.gain_db,

@@ -18,12 +18,13 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from quantize.checked_json import Value
 from quantize.plan import Plan
 from quantize.report.account import decibels, named, next_step, percent, rungs, size_ratio, worst
 from quantize.report.certainty import certainty
 from quantize.report.details import details_of
 from quantize.report.figures import Figures
-from quantize.report.reading import REPORT, Account, Value, account_of
+from quantize.report.reading import REPORT, Account, account_of, report_value
 from quantize.report.values import minus, shown
 
 PAGE = "report.html"
@@ -52,7 +53,7 @@ def page(
     Raises:
         RunFolderError: a value of the report is missing or of another kind.
     """
-    found = Value(report, file, "")
+    found = report_value(report, file)
     run, more = account_of(found, file.name), details_of(found)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     sure = certainty(run, more)

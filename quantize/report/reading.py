@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from quantize.checked_json import Value, read_json
 from quantize.errors import RunFolderError
+from quantize.files import is_folder, is_there
 from quantize.plan import EngineName, Format, Granularity, LayerRow, Plan, Scheme
 from quantize.report.changes import Change, ClassDrop, Right
 
@@ -19,9 +18,6 @@ REPORT = "report.json"
 _JOURNAL = "journal.jsonl"
 _LARGEST = 64 << 20
 _VERSION = 1
-_MOST = 1e300
-"""No figure of a report is larger: whatever is computed from it stays finite."""
-
 _AGAIN = "run the same tune command again: a finished run is only verified anew"
 
 
@@ -45,6 +41,11 @@ class Speed:
     ratio: float
     low: float
     high: float
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the two medians contradict the rounds: something else kept the machine busy."""
+        return not self.low * self.int8_ms <= self.float_ms <= self.high * self.int8_ms
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,20 @@ def read_report(path: Path) -> Value:
     Raises:
         RunFolderError: as `read_account`.
     """
-    file = path / REPORT if path.is_dir() else path
-    found = Value(_parsed(path, file), file, "")
-    version = found.at("schema_version").whole()
+    file = path / REPORT if is_folder(path) else path
+    try:
+        found = read_json(file, _LARGEST, RunFolderError, _AGAIN)
+    except RunFolderError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise _missing(path) from error
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise RunFolderError(f"{file} is no UTF-8 text", "name a run folder") from error
+        if isinstance(error.__cause__, OSError):
+            raise RunFolderError(error.message, "check the path") from error
+        raise
+    if not found.has("schema_version"):
+        raise RunFolderError(f"{file} is no report of a run", "name a run folder")
+    version = found.at("schema_version").count()
     if version != _VERSION:
         raise RunFolderError(
             f"{file} has schema version {version}, and this package reads {_VERSION}",
@@ -162,138 +174,27 @@ def read_report(path: Path) -> Value:
     return found
 
 
-@dataclass(frozen=True)
-class Value:
-    """A JSON value, with the place where it stands for whatever is wrong with it.
+def report_value(content: Any, file: Path = Path(REPORT)) -> Value:
+    """A report that is at hand, to be checked value by value.
 
-    Every method that takes it for something raises RunFolderError where it is none.
-
-    Attributes:
-        value: as it was parsed.
-        file: that it is of.
-        place: of the value, such as `verdict.outcome`.
+    Args:
+        content: of report.json.
+        file: to name where a value is not what it should be.
     """
-
-    value: Any
-    file: Path
-    place: str
-
-    def has(self, key: str) -> bool:
-        """Whether it is an object with this key."""
-        return isinstance(self.value, dict) and key in self.value
-
-    def at(self, *keys: str) -> Value:
-        """What stands under the keys, one below the other."""
-        here = self
-        for key in keys:
-            if not isinstance(here.value, dict):
-                raise here.wrong("an object")
-            place = f"{here.place}.{key}" if here.place else key
-            if key not in here.value:
-                raise Value(None, self.file, place).wrong("there")
-            here = Value(here.value[key], self.file, place)
-        return here
-
-    def wrong(self, what: str) -> RunFolderError:
-        """The error that says what it should have been."""
-        return RunFolderError(f"{self.file} is damaged: {self.place} is not {what}", _AGAIN)
-
-    def text(self) -> str:
-        """It is a text."""
-        if not isinstance(self.value, str):
-            raise self.wrong("a text")
-        return self.value
-
-    def one_of(self, *known: str) -> str:
-        """It is one of these texts."""
-        if self.value not in known or not isinstance(self.value, str):
-            raise self.wrong(f"one of {', '.join(known)}")
-        return self.value
-
-    def flag(self) -> bool:
-        """It is true or false."""
-        if not isinstance(self.value, bool):
-            raise self.wrong("true or false")
-        return self.value
-
-    def number(self) -> float:
-        """It is a finite number."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
-            raise self.wrong("a number")
-        if not -_MOST <= self.value <= _MOST:
-            raise self.wrong("a possible number")
-        return float(self.value)
-
-    def whole(self) -> int:
-        """It is a whole number."""
-        if not self.number().is_integer():
-            raise self.wrong("a whole number")
-        return int(self.value)
-
-    def count(self) -> int:
-        """It is a whole number from zero up."""
-        if not 0 <= self.whole() < 1 << 53:
-            raise self.wrong("a count")
-        return int(self.value)
-
-    def optional(self) -> float | None:
-        """It is a finite number, or nothing."""
-        return None if self.value is None else self.number()
-
-    def items(self) -> Iterator[Value]:
-        """It is a list: its values."""
-        if not isinstance(self.value, list):
-            raise self.wrong("a list")
-        for index, item in enumerate(self.value):
-            yield Value(item, self.file, f"{self.place}[{index}]")
-
-    def texts(self) -> tuple[str, ...]:
-        """It is a list of texts."""
-        return tuple(item.text() for item in self.items())
-
-
-def _parsed(path: Path, file: Path) -> Any:
-    """The file's JSON value.
-
-    Raises:
-        RunFolderError: there is none.
-    """
-    try:
-        seen = file.stat()
-        if not stat.S_ISREG(seen.st_mode):
-            raise RunFolderError(f"{file} is no regular file", "name a run folder")
-        if seen.st_size > _LARGEST:
-            raise RunFolderError(f"{file} is larger than 64 MiB, so no report", "name a run folder")
-        content = file.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise RunFolderError(f"{file} cannot be read: {reason}", "name a run folder") from error
-    try:
-        value = json.loads(content, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{file} is damaged: it is no JSON", _AGAIN) from error
-    if not isinstance(value, dict) or "schema_version" not in value:
-        raise RunFolderError(f"{file} is no report of a run", "name a run folder")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    return Value(content, file, RunFolderError, _AGAIN)
 
 
 def _missing(path: Path) -> RunFolderError:
     """Why there is no report."""
     beside = path.with_name(f"{path.name}.run")
-    if path.is_dir() and (path / _JOURNAL).exists():
+    if is_folder(path) and is_there(path / _JOURNAL):
         return RunFolderError(
             f"run {path} is not finished: it has no {REPORT} yet",
             "run the same tune command again: it continues",
         )
-    if beside.is_dir():
+    if is_folder(beside):
         return RunFolderError(f"{path} is no run folder", f"name {beside}")
-    if path.is_dir():
+    if is_folder(path):
         return RunFolderError(
             f"folder {path} holds no run: there is no {REPORT}", "name a run folder"
         )
@@ -313,7 +214,7 @@ def account_of(found: Value, place: str) -> Account:
     verdict, int8, measured = found.at("verdict"), found.at("int8_model"), found.at("measured")
     outcome = verdict.at("outcome").one_of("met", "unmet", "undecided")
     changed, more = found.at("changed", "images").count(), verdict.at("more_images")
-    sqnr_db = found.at("fidelity", "sqnr_db").optional()
+    sqnr_db = found.at("fidelity", "sqnr_db").number_or_none()
     agreement = found.at("fidelity", "agreement").number()
     return Account(
         place=place,
@@ -345,7 +246,7 @@ def account_of(found: Value, place: str) -> Account:
 
 def _goal(value: Value) -> str:
     kind = value.at("kind").one_of("relative", "absolute", "agreement")
-    tolerance, confidence = value.at("tolerance").number(), value.at("confidence").optional()
+    tolerance, confidence = value.at("tolerance").number(), value.at("confidence").number_or_none()
     text = {
         "relative": f"lose at most {100 * tolerance:g} % of the float top-1",
         "absolute": f"lose at most {100 * tolerance:g} points of top-1",
@@ -383,12 +284,12 @@ def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:
         if index >= len(times):
             raise measured.wrong("as long as search.trials")
         probe = trial.at("probe")
-        sqnr_db = None if probe.value is None else probe.at("sqnr_db").optional()
+        sqnr_db = None if probe.value is None else probe.at("sqnr_db").number_or_none()
         rungs.append(
             Rung(
                 _plan(trial.at("plan")),
                 sqnr_db,
-                trial.at("gain_db").optional(),
+                trial.at("gain_db").number_or_none(),
                 times[index],
                 trial.at("accepted").flag(),
                 trial.at("note").text(),
@@ -414,7 +315,7 @@ def _speed(value: Value) -> Speed | None:
 
 
 def _layer(value: Value) -> LayerRow:
-    sqnr_db, noise = (value.at(key).optional() for key in ("sqnr_db", "noise_share"))
+    sqnr_db, noise = (value.at(key).number_or_none() for key in ("sqnr_db", "noise_share"))
     return LayerRow(
         value.at("name").text(),
         value.at("operator").text(),
@@ -422,8 +323,8 @@ def _layer(value: Value) -> LayerRow:
         value.at("share_of_multiply_adds").number(),
         math.inf if sqnr_db is None and noise == 0 else sqnr_db,
         noise,
-        value.at("weight_range_ratio").optional(),
-        value.at("saturation_share").optional(),
+        value.at("weight_range_ratio").number_or_none(),
+        value.at("saturation_share").number_or_none(),
     )
 
 
@@ -475,6 +376,6 @@ def _from_row(row: dict[str, str]) -> Change:
     right = row["right"] or None
     as_json = {"image": row["image"], "digest": row["digest"], **values, "right": right}
     try:
-        return _change(Value(as_json, Path("changed.csv"), ""))
+        return _change(report_value(as_json, Path("changed.csv")))
     except RunFolderError as error:
         raise ValueError(str(error)) from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantize.errors import OutputError
-from quantize.files import check_writable, write_atomic
+from quantize.files import check_writable, is_there, write_atomic
 from quantize.report.page import PAGE, page
 from quantize.report.reading import account_of, read_report
 from quantize.report.thumbnails import thumbnails
@@ -39,7 +39,7 @@ def render(
     found = read_report(run)
     target = output or found.file.with_name(PAGE)
     check_writable(target)
-    if target.exists() and target.samefile(found.file):
+    if is_there(target) and target.samefile(found.file):
         raise OutputError(f"output {target} is the report itself", "name another file")
     pictures = thumbnails(images, account_of(found, found.file.name).changes) if images else None
     text = page(found.value, found.file, names=names, thumbnails=pictures)
