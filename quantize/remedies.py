@@ -36,8 +36,10 @@ REPAIRS = ("equalize", "pixels", "ranges", "scales", "rounding", "bias")
 FOLLOWING = frozenset({"rounding", "bias"})
 """Those that make up for what the layers before lose, so that it matters which stay float."""
 
-WALKED = 64
-"""Images that the walk takes: enough for means and moments, few enough to hold."""
+WALKED = 128
+"""Images that the walk takes at most: enough for means and moments, few enough to hold."""
+
+_RECOUNTED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +236,7 @@ def _recounted(model: onnx.ModelProto, moved: frozenset[str], bench: Bench) -> S
     """The statistics with new histograms of these activations; their ranges stay."""
     if not (moved & bench.statistics.histograms.keys()):
         return bench.statistics
-    now = calibrate(model, [bench.images], threads=bench.threads).histograms
+    now = calibrate(model, [bench.few(_RECOUNTED)], threads=bench.threads).histograms
     fresh = {name: now[name] for name in moved if name in now}
     return replace(bench.statistics, histograms={**bench.statistics.histograms, **fresh})
 

@@ -17,6 +17,7 @@ _LEAST, _MOST = 16, 64
 _COLUMNS = 8
 """For each of the K values of a column, over all images: what follows damps the rest."""
 
+_MOST_IMAGES = 64
 _AT_ONCE = 1 << 22
 """Values of the columns that are held at once, unless one group has more."""
 
@@ -36,6 +37,8 @@ def conv_columns(
 ) -> Columns:
     """What each row of the weight matrix is multiplied with, at a seeded sample of positions.
 
+    Of more than `_MOST_IMAGES` images so many are taken, at equal distances.
+
     Args:
         value: float32 [N,C,H,W], or uint8 with an encoding.
         encoding: what the integers stand for; columns are then in units of its scale, so that
@@ -50,6 +53,9 @@ def conv_columns(
         Groups and their columns float64 [g,P,K] with K = C / group * kH * kW.
     """
     top, left, bottom, right = pads
+    total = len(value)
+    if total > _MOST_IMAGES:
+        value = value[[index * total // _MOST_IMAGES for index in range(_MOST_IMAGES)]]
     zero = 0 if encoding is None else encoding.zero_point
     if any(pads):
         around = ((0, 0), (0, 0), (top, bottom), (left, right))

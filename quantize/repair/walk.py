@@ -22,7 +22,7 @@ from quantize.repair.columns import Columns
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
 
-POSITIONS = 1 << 13
+POSITIONS = 1 << 12
 """Values of each channel that its mean is taken over, of all images together."""
 
 _NEWTON_STEPS = 6
