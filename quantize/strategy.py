@@ -6,22 +6,25 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from quantize.answers import AnswerFolder, Answers
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
-from quantize.errors import BudgetError, EngineError, ModelError
+from quantize.errors import BudgetError, EngineError
 from quantize.evaluation import Reference, logits_row, reference
-from quantize.graph.coverage import coverage
+from quantize.graph import io
 from quantize.graph.prepare import Prepared
-from quantize.job import Job, check_readable
+from quantize.job import Job, Tally, check_readable
 from quantize.journal import RunFolder
-from quantize.judging import baseline, decidable, judge, probe, probe_images
+from quantize.judging import baseline, decidable, judge, probe, probe_images, probe_size
 from quantize.latency import meets_floor
+from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
-from quantize.probe import shapes_of
-from quantize.remedies import FOLLOWING, WALKED
+from quantize.remedies import WALKED
+from quantize.runtime import cores
 from quantize.sanity import check_float
 from quantize.search import Hands, guided
 
@@ -104,7 +107,7 @@ def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> Searc
     repairs = TRIED if first.engine == "onnxruntime" else ()
 
     def rank(plan: Plan) -> list[str]:
-        return _ranked(plan, workshop, hands, run)
+        return _ranked(plan, workshop, run)
 
     return guided([first], repairs, rank, hands, others=others, brief=brief_look(job))
 
@@ -119,47 +122,36 @@ def brief_look(job: Job) -> int | None:
     return few if few < min(WALKED, len(job.calibration.samples)) else None
 
 
-def _ranked(plan: Plan, workshop: Workshop, hands: Hands, run: RunFolder) -> list[str]:
-    """Int8 layers by what leaving each one float brings, in dB per multiply-add, best first.
+def _ranked(plan: Plan, workshop: Workshop, run: RunFolder) -> list[str]:
+    """Int8 layers by the noise power that each alone adds per multiply-add, the most first.
 
-    Told without the repairs that follow what the layers before lose, since each of these
-    candidates would need its own.
+    Measured on one file, so that no layer needs a candidate of its own.
     """
-    steady = tuple(name for name in plan.repairs if name not in FOLLOWING)
-    plan = replace(plan, repairs=steady)
-    model = workshop.prepared.model
-    seen = coverage(model, lambda names: shapes_of(model, names, workshop.job.model.size))
-    before = _compared(plan, workshop, hands, run)
-    gains: dict[str, float] = {}
-    for layer in seen.layers:
-        if layer.name in plan.keep_float:
-            continue
-        if hands.expired():
-            raise BudgetError("the time budget is spent")
-        one = replace(plan, keep_float=tuple(sorted({*plan.keep_float, layer.name})))
-        sqnr_db = _compared(one, workshop, hands, run)
-        if sqnr_db is not None and before is not None:
-            gains[layer.name] = (sqnr_db - before) / max(1, layer.multiply_adds)
-    return sorted(gains, key=lambda name: -gains[name])
-
-
-def _compared(plan: Plan, workshop: Workshop, hands: Hands, run: RunFolder) -> float | None:
-    """Output SQNR on the probe, in dB, of a candidate that is not kept; None where it fails."""
-    known = hands.recall(plan)
-    if known is not None and known.probe is not None:
-        return known.probe.sqnr_db
-    noted = run.noted("rank", plan=plan.key)
-    if noted is not None:
-        return float(noted["sqnr_db"])
-    try:
-        path = workshop.make(plan)
-        seen = hands.probe(path)
-    except (EngineError, ModelError) as error:
-        log.warning("candidate %s failed: %s", plan.key, error)
-        return None
-    path.unlink()
-    run.note("rank", plan=plan.key, sqnr_db=seen.sqnr_db)
-    return seen.sqnr_db
+    known = run.noted("rank", plan=plan.key)
+    if known is not None:
+        return [str(name) for name in known["layers"]]
+    file = run.candidates / f"{plan.key}.onnx"
+    made = file if file.is_file() else workshop.make(plan)
+    model, statistics = workshop.rounded_from(plan)
+    search = workshop.job.search
+    few = search.first(probe_size(len(search.samples)))
+    rows = layer_table(
+        model,
+        io.load(made),
+        np.concatenate(list(replace(few, tally=Tally()).arrays())),
+        statistics,
+        threads=cores(),
+        expired=lambda: search.deadline.passed,
+    )
+    search.deadline.check()
+    costs = {
+        row.name: row.noise_share / row.multiply_add_share
+        for row in rows
+        if row.int8 and row.noise_share is not None and row.multiply_add_share > 0
+    }
+    order = sorted((name for name in costs if name not in plan.keep_float), key=lambda n: -costs[n])
+    run.note("rank", plan=plan.key, layers=order)
+    return order
 
 
 def _loop(
