@@ -138,9 +138,11 @@ def _cast(node: onnx.NodeProto, _place: _Place) -> _Nodes:
     """The type was a word before opset 6."""
     to = attribute(node, "to")
     if isinstance(to, str):
-        if to.upper() not in TensorProto.DataType.keys():
-            raise ModelError(f"{called(node)} casts to {to!r}, which is no type")
-        give(node, to=TensorProto.DataType.Value(to.upper()))
+        try:
+            kind = TensorProto.DataType.Value(to.upper())
+        except ValueError as error:
+            raise ModelError(f"{called(node)} casts to {to!r}, which is no type") from error
+        give(node, to=kind)
     return (node,)
 
 
