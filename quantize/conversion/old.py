@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from quantize.conversion.down import downgrade, lift_constants
-from quantize.conversion.imported import Imported
+from quantize.conversion.imported import Imported, Reference
 from quantize.conversion.old_attributes import OLDEST, to_seven
 from quantize.conversion.old_attributes import TARGET as SEVEN
 from quantize.conversion.old_reference import reference
@@ -50,18 +50,15 @@ def import_onnx(path: Path) -> Imported:
     """
     original = io.load(path)
     _check_input(original, path)
-    batch = fixed_batch(original)
     model, steps = upgrade(original)
-    if batch is None:
-        batch = fixed_batch(model)
-    freed: tuple[str, ...] = ()
+    batch = fixed_batch(model)
     measured = reference(original, batch)
     if batch is not None:
-        model, lines = free_batch(model, batch, _scores, image_size(model))
-        freed = tuple(lines)
-    for step in (*steps, *freed):
+        model, freed = free_batch(model, batch, _Runs(model, measured), image_size(model))
+        steps = (*steps, *freed)
+    for step in steps:
         log.info("import: %s", step)
-    return Imported(model, measured, (*steps, *freed))
+    return Imported(model, measured, steps)
 
 
 def upgrade(
@@ -124,13 +121,29 @@ def _check_input(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
-def _scores(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first output, flat for each image: some classifiers give [N,K,1,1].
+class _Runs:
+    """Runs what came in by its own reference, and the one model that was made of it.
 
-    Raises:
-        ModelError: the model fails, or gives fewer answers than there are images.
+    Args:
+        model: as upgraded, computing what came in.
+        measured: what came in computes.
     """
-    scores = Session(io.to_bytes(model)).run(images)[0]
-    if scores.ndim == 0 or len(scores) != len(images):
-        raise ModelError(f"{len(images)} images give scores of shape {list(scores.shape)}")
-    return scores.reshape(len(images), -1)
+
+    def __init__(self, model: onnx.ModelProto, measured: Reference) -> None:
+        self._model, self._measured = model, measured
+        self._other: Session | None = None
+
+    def __call__(self, model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The first output, flat for each image: some classifiers give [N,K,1,1].
+
+        Raises:
+            ModelError: the model fails, or gives no answer for each image.
+        """
+        if model is self._model:
+            scores = self._measured(images).get(model.graph.output[0].name)
+        else:  # a session takes seconds where weights are large
+            self._other = self._other or Session(io.to_bytes(model), arena=False)
+            scores = self._other.run(images)[0]
+        if scores is None or scores.ndim == 0 or len(scores) != len(images):
+            raise ModelError("the model does not give one answer for each image")
+        return scores.reshape(len(images), -1)

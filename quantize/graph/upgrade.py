@@ -11,7 +11,12 @@ from onnx import helper, numpy_helper, version_converter
 
 from quantize.errors import ModelError
 from quantize.graph.nodes import add_constant, attribute, called, drop, give, replace_nodes
-from quantize.graph.view import View, opset
+from quantize.graph.view import View, dims, opset
+
+_ONE_AXIS = 13
+"""From this opset on Softmax goes along one axis."""
+
+_SOFTMAX = frozenset({"LogSoftmax", "Softmax"})
 
 _PIXEL_RULES = 11
 """From this opset on Resize says where pixels lie, and its default is another than before."""
@@ -45,7 +50,53 @@ def to_opset(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     for node in upgraded.graph.node:
         if node.op_type == "Resize" and resized.intersection(node.output):
             give(node, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    if version < _ONE_AXIS <= target:
+        _plain_softmax(upgraded)
     return upgraded
+
+
+def _plain_softmax(model: onnx.ModelProto) -> None:
+    """Softmax of [N,K,1,1] along K, in place of the three nodes that flatten it and back.
+
+    Before opset 13 all axes from `axis` on were taken as one. The converter writes that out,
+    though nothing is there to flatten where the axes behind are 1 long; and what looks for the
+    scores before a last Softmax would not find it.
+    """
+    view = View(model.graph)
+    found = [(flat, node) for node in model.graph.node if (flat := _flattened(node, view))]
+    if not found:
+        return
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: dims(value) for value in (*inferred.input, *inferred.value_info)}
+    gone: set[str] = set()
+    for flat, node in found:
+        back = view.only_reader(node.output[0])
+        axis, shape = attribute(flat, "axis", 1), shapes.get(flat.input[0])
+        if back is None or shape is None or any(size != 1 for size in shape[axis + 1 :]):
+            continue
+        gone.update({flat.output[0], back.output[0]})
+        node.input[0], node.output[0] = flat.input[0], back.output[0]
+        give(node, axis=axis)
+    replace_nodes(
+        model.graph,
+        [n for n in model.graph.node if n.op_type in _SOFTMAX or gone.isdisjoint(n.output)],
+    )
+    unread = View(model.graph)
+    replace_nodes(
+        model.graph,
+        [n for n in model.graph.node if n.op_type != "Shape" or unread.consumers.get(n.output[0])],
+    )
+
+
+def _flattened(node: onnx.NodeProto, view: View) -> onnx.NodeProto | None:
+    """The Flatten before a Softmax, if a Reshape to the same tensor's shape stands behind it."""
+    flat = view.producers.get(node.input[0]) if node.op_type in _SOFTMAX else None
+    if flat is None or flat.op_type != "Flatten" or view.only_reader(flat.output[0]) is None:
+        return None
+    back = view.only_reader(node.output[0])
+    shape = view.producers.get(back.input[1]) if back and back.op_type == "Reshape" else None
+    same = shape is not None and shape.op_type == "Shape" and shape.input[0] == flat.input[0]
+    return flat if same else None
 
 
 def settle_spatial(graph: onnx.GraphProto) -> int:
