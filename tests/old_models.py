@@ -94,7 +94,9 @@ class _Age:
 
     def model(self, size: int, classes: int, batch: int | str) -> onnx.ModelProto:
         listed = self.opset < 9
-        inputs = [helper.make_tensor_value_info("data_0", TensorProto.FLOAT, [batch, 3, size, size])]
+        inputs = [
+            helper.make_tensor_value_info("data_0", TensorProto.FLOAT, [batch, 3, size, size])
+        ]
         constants = []
         for name, value in self.weights.items():
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -106,7 +108,9 @@ class _Age:
         outputs = [helper.make_tensor_value_info("prob", TensorProto.FLOAT, [batch, classes])]
         graph = helper.make_graph(self.nodes, "old", inputs, outputs, constants)
         opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=3 if listed else 4 + listed)
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=3 if listed else 4 + listed
+        )
 
 
 def old_resnet18(

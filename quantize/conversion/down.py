@@ -27,7 +27,8 @@ from quantize.graph.nodes import (
     replace_nodes,
 )
 from quantize.graph.order import sort_nodes
-from quantize.graph.view import View, dims, opset
+from quantize.graph.upgrade import inferred_shapes
+from quantize.graph.view import View, opset
 
 OLDEST = 7
 _MOST_BYTES = 64 << 20
@@ -149,7 +150,7 @@ def lift_constants(graph: onnx.GraphProto) -> int:
 
 def _lower(model: onnx.ModelProto, target: int) -> None:
     graph = model.graph
-    place = _Place(graph, View(graph), _inferred(model), opset(model), target)
+    place = _Place(graph, View(graph), inferred_shapes(model), opset(model), target)
     kept = []
     for node in list(graph.node):
         rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -158,15 +159,6 @@ def _lower(model: onnx.ModelProto, target: int) -> None:
         if rule(node, place):
             kept.append(node)
     replace_nodes(graph, kept)
-
-
-def _inferred(model: onnx.ModelProto) -> dict[str, list[int | None] | None]:
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # inference raises whatever its C++ side does
-        raise ModelError(f"shapes cannot be inferred: {error}", "export the model again") from error
-    graph = inferred.graph
-    return {value.name: dims(value) for value in (*graph.input, *graph.value_info, *graph.output)}
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
@@ -299,7 +291,7 @@ def _axes_of(since: int) -> _Rule:
             drop(node, "noop_with_empty_axes")
         if place.opset < 11 and axes and min(axes) < 0:
             rank = len(place.sure_shape(node)) + (len(axes) if node.op_type == "Unsqueeze" else 0)
-            give(node, axes=[axis % rank for axis in axes])
+            give(node, axes=sorted(axis % rank for axis in axes))
         return True
 
     return rule

@@ -19,7 +19,7 @@ from quantize.graph import io
 from quantize.graph.batch import fixed_batch, free_batch
 from quantize.graph.nodes import constants_out_of_inputs
 from quantize.graph.order import sort_nodes
-from quantize.graph.upgrade import settle_spatial, to_opset
+from quantize.graph.upgrade import check_operators, settle_spatial, to_opset
 from quantize.graph.view import View, dims, opset
 from quantize.probe import image_size
 from quantize.runtime import Session
@@ -79,16 +79,19 @@ def upgrade(
             f"the model has opset {version}, and what it means is known from {OLDEST} on",
             "export it again with opset 13 or newer",
         )
+    if version < target:
+        check_operators(original, target)
     model, steps = onnx.ModelProto(), []
     model.CopyFrom(original)
     sort_nodes(model.graph)
+    _drop_masks(model.graph)
     dropped = constants_out_of_inputs(model.graph)
     if dropped:
         steps.append(f"took {dropped} initializers out of the inputs")
     model.ir_version = max(model.ir_version, _LEAST_IR)
     if version < SEVEN:
         to_seven(model)
-    settled = settle_spatial(model.graph)
+    settled = settle_spatial(model)
     if settled:
         steps.append(f"rewrote {settled} BatchNormalization with spatial=0")
     if version < target:
@@ -97,6 +100,17 @@ def upgrade(
         steps.append(f"converted opset {version} to {target}")
     _check(model)
     return model, tuple(steps)
+
+
+def _drop_masks(graph: onnx.GraphProto) -> None:
+    """Dropout names a mask that nobody reads, and was of another type in each age."""
+    view = View(graph)
+    for node in graph.node:
+        if node.op_type == "Dropout" and not any(
+            name in view.consumers or name in view.outputs or name in view.captured
+            for name in node.output[1:]
+        ):
+            del node.output[1:]
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -266,7 +266,7 @@ def evaluate(node: onnx.NodeProto, inputs: list[Array]) -> Array:
     try:
         with np.errstate(all="ignore"):
             value = np.asarray(operator(node, inputs))
-    except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError) as error:
+    except Exception as error:  # whatever numpy says to operands that do not fit
         raise ModelError(f"{called(node)} cannot be computed: {error}") from error
     return value.astype(np.float32) if value.dtype == np.float64 else value
 

@@ -104,13 +104,14 @@ def _ordinary_normalization(graph: onnx.GraphProto) -> None:
 
 
 def _follows(graph: onnx.GraphProto) -> list[str]:
-    """The tensors that depend on the input, in order."""
+    """The tensors that depend on the input, in order; no masks of Dropout."""
     view = View(graph)
     known = {value.name for value in view.inputs}
     found = []
     for node in graph.node:
         if not known.isdisjoint(node.input):
-            names = [name for name in node.output if name]
+            outputs = node.output[:1] if node.op_type == "Dropout" else node.output
+            names = [name for name in outputs if name]
             known.update(names)
             found += names
     return found

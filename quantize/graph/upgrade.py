@@ -33,7 +33,8 @@ def to_opset(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
         ModelError: an operator has no newer form.
     """
     version = opset(model)
-    settle_spatial(model.graph)
+    check_operators(model, target)
+    settle_spatial(model)
     resized = {
         name
         for node in model.graph.node
@@ -55,6 +56,26 @@ def to_opset(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     return upgraded
 
 
+def check_operators(model: onnx.ModelProto, target: int) -> None:
+    """Raise ModelError, naming the node, if an operator is not one of the model's opset."""
+    version = opset(model)
+    for node in model.graph.node:
+        if node.domain in ("", "ai.onnx") and not _known(node.op_type, version):
+            raise ModelError(
+                f"the model's opset {version} cannot be converted to {target}: it has no operator"
+                f" {called(node)}",
+                "export it again with opset 13 or newer",
+            )
+
+
+def _known(operator: str, version: int) -> bool:
+    try:
+        onnx.defs.get_schema(operator, version)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
 def _plain_softmax(model: onnx.ModelProto) -> None:
     """Softmax of [N,K,1,1] along K, in place of the three nodes that flatten it and back.
 
@@ -66,8 +87,7 @@ def _plain_softmax(model: onnx.ModelProto) -> None:
     found = [(flat, node) for node in model.graph.node if (flat := _flattened(node, view))]
     if not found:
         return
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {value.name: dims(value) for value in (*inferred.input, *inferred.value_info)}
+    shapes = inferred_shapes(model)
     gone: set[str] = set()
     for flat, node in found:
         back = view.only_reader(node.output[0])
@@ -99,7 +119,7 @@ def _flattened(node: onnx.NodeProto, view: View) -> onnx.NodeProto | None:
     return flat if same else None
 
 
-def settle_spatial(graph: onnx.GraphProto) -> int:
+def settle_spatial(model: onnx.ModelProto) -> int:
     """Rewrite BatchNormalization with spatial=0 (opsets below 9), in place.
 
     With parameters for each element, [C,H,W], it is x s + b with s = gamma / sqrt(var + eps) and
@@ -111,22 +131,42 @@ def settle_spatial(graph: onnx.GraphProto) -> int:
     Raises:
         ModelError: the parameters are neither, or are no constants.
     """
-    view, nodes, count = View(graph), [], 0
-    for node in graph.node:
-        flat = node.op_type == "BatchNormalization" and attribute(node, "spatial", 1) == 0
-        if not flat:
+    graph = model.graph
+    found = {index for index, node in enumerate(graph.node) if _elements(node)}
+    if not found:
+        return 0
+    shapes, view, nodes = inferred_shapes(model), View(graph), []
+    for index, node in enumerate(graph.node):
+        if index not in found:
             nodes.append(node)
             continue
-        count += 1
-        ranks = {len(view.initializers[n].dims) for n in node.input[1:5] if n in view.initializers}
-        if ranks == {1}:
+        known = [view.initializers[n].dims for n in node.input[1:5] if n in view.initializers]
+        channels = (shapes.get(node.input[0]) or [None, None])[1]
+        if all(len(d) == 1 and channels in (None, d[0]) for d in known):
             drop(node, "spatial")
             nodes.append(node)
         else:
             nodes += _elementwise(graph, node, view)
-    if count:
-        replace_nodes(graph, nodes)
-    return count
+    replace_nodes(graph, nodes)
+    return len(found)
+
+
+def _elements(node: onnx.NodeProto) -> bool:
+    return node.op_type == "BatchNormalization" and attribute(node, "spatial", 1) == 0
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, list[int | None] | None]:
+    """Tensor name -> shape, None for open sizes; tensors of unknown rank are missing or None.
+
+    Raises:
+        ModelError: the graph contradicts itself.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:  # inference raises whatever its C++ side does
+        raise ModelError(f"shapes cannot be inferred: {error}", "export the model again") from error
+    graph = inferred.graph
+    return {value.name: dims(value) for value in (*graph.input, *graph.value_info, *graph.output)}
 
 
 def _elementwise(
