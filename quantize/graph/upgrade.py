@@ -53,7 +53,15 @@ def to_opset(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
             give(node, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     if version < _ONE_AXIS <= target:
         _plain_softmax(upgraded)
+    _add_pairs(upgraded.graph)
     return upgraded
+
+
+def _add_pairs(graph: onnx.GraphProto) -> None:
+    """A Sum of two is an Add, which quantizers and runtimes know better."""
+    for node in graph.node:
+        if node.op_type == "Sum" and len(node.input) == 2 and node.domain in ("", "ai.onnx"):
+            node.op_type = "Add"
 
 
 def check_operators(model: onnx.ModelProto, target: int) -> None:
@@ -89,23 +97,23 @@ def _plain_softmax(model: onnx.ModelProto) -> None:
         return
     shapes = inferred_shapes(model)
     gone: set[str] = set()
+    measured: set[str] = set()
     for flat, node in found:
         back = view.only_reader(node.output[0])
         axis, shape = attribute(flat, "axis", 1), shapes.get(flat.input[0])
         if back is None or shape is None or any(size != 1 for size in shape[axis + 1 :]):
             continue
         gone.update({flat.output[0], back.output[0]})
+        measured.add(back.input[1])
         node.input[0], node.output[0] = flat.input[0], back.output[0]
         give(node, axis=axis)
     replace_nodes(
         model.graph,
         [n for n in model.graph.node if n.op_type in _SOFTMAX or gone.isdisjoint(n.output)],
     )
-    unread = View(model.graph)
-    replace_nodes(
-        model.graph,
-        [n for n in model.graph.node if n.op_type != "Shape" or unread.consumers.get(n.output[0])],
-    )
+    left = View(model.graph)
+    unread = measured - left.consumers.keys() - left.outputs - left.captured
+    replace_nodes(model.graph, [n for n in model.graph.node if unread.isdisjoint(n.output)])
 
 
 def _flattened(node: onnx.NodeProto, view: View) -> onnx.NodeProto | None:
