@@ -58,7 +58,7 @@ def program(facts: Facts) -> str:
     found = steps_of(contract)
     helper = _helper(found)
     lines = ["import sys", "", "import numpy as np", "import onnxruntime"]
-    flat = ".ravel()" if len(facts.ports.outputs[0]["shape"]) > 2 else ""
+    flat = ".ravel()" if any(len(port["shape"]) > 2 for port in facts.ports.outputs) else ""
     if found:
         lines.append("from PIL import Image, ImageOps")
     if helper:
