@@ -217,7 +217,7 @@ def _spread(model: onnx.ModelProto) -> None:
     tensors = {t.name: t for t in model.graph.initializer}
     newer = free_batch(newer, 1, lambda _, x: np.zeros((len(x), 1), np.float32), (3, 224, 224))[0]
     parameters = {t.name: t for t in newer.graph.initializer}
-    soften = {n.input[0] for n in newer.graph.node if n.op_type == "Sum"}
+    soften = {n.input[0] for n in model.graph.node if n.op_type == "Sum"}
     for node in newer.graph.node:  # residual branches at full strength are chaotic
         if node.op_type == "BatchNormalization" and node.output[0] in soften:
             value = numpy_helper.to_array(parameters[node.input[1]]) * np.float32(0.1)

@@ -6,13 +6,22 @@ import pytest
 from onnx import helper, numpy_helper
 
 from graphs import answers, build, noise, norm, ops
-from models import tiny_resnet
+from models import prepared, tiny_dataset, tiny_resnet
 from old_models import AGES, light, old_resnet18, striped
+from quantize import load_config, tune
+from quantize.calibrate import calibrate
 from quantize.conversion.old import downgrade, import_onnx, upgrade
+from quantize.engines import ort
 from quantize.errors import ModelError
 from quantize.graph import io
+from quantize.graph.coverage import coverage
 from quantize.graph.expose import with_outputs
+from quantize.graph.head import expose_logits
+from quantize.graph.prepare import prepare
 from quantize.graph.view import View, opset, signature
+from quantize.plan import Plan, Scheme
+from quantize.probe import run_once, shapes_of
+from quantize.runtime import cpu
 
 FAST = ("shufflenet", "squeezenet")
 SLOW = (
@@ -190,6 +199,71 @@ def test_a_sabotaged_light_graph_is_seen(come_in):
     seen = differences(came.model, came.reference(images), images)
     assert next(name for name, d in seen.items() if d > EXACT) == node.output[0]
     assert seen[came.model.graph.output[0].name] > EXACT
+
+
+# ------------------------------------------------------------------------- quantized
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet50", 54),
+        ("inception_v1", 58),
+        ("inception_v2", 70),
+        ("densenet121", 121),
+        ("vgg19", 19),
+        ("squeezenet", 26),
+    ],
+)
+def test_light_graphs_quantize_and_run(come_in, name, layers):
+    came = come_in(light(name))
+    float_model = prepare(came.model, run_once, (3, 224, 224)).model
+    images = striped()
+    statistics = calibrate(float_model, [images[:4], images[4:]], threads=1)
+    exact = run_once(expose_logits(float_model), images)
+    for form in ("qdq", "qoperator"):
+        made = ort.quantize(float_model, statistics, Plan("onnxruntime", form, Scheme()))
+        onnx.checker.check_model(made)
+        seen = coverage(made, lambda names: shapes_of(made, names, (3, 224, 224)))  # noqa: B023
+        assert [layer.int8 for layer in seen.layers] == [True] * layers
+        assert len(io.to_bytes(made)) < 0.29 * len(io.to_bytes(float_model))
+        found = run_once(expose_logits(made), images)
+        noise_power = ((exact - found) ** 2).mean() / (exact**2).mean()
+        assert noise_power < (0.5 if cpu().saturates else 0.1)
+        if name == "resnet50":
+            assert not {"Relu", "Sum"} & set(ops(made))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_light_graph_with_pooled_scores_is_tuned(come_in, tmp_path):
+    """[N,1000,1,1] all the way: the file that ships gives them as the float one does."""
+    io.save(come_in(light("squeezenet")).model, tmp_path / "float.onnx")
+    criterion = "tuning: {accuracy_criterion: {agreement: 0.5}, speed_floor: 0}"
+    (tmp_path / "job.yaml").write_text(
+        "model: {name: squeezenet, framework: onnxrt_qdq}\n"
+        "quantization: {engine: onnxruntime, calibration: {sampling_size: 8}}\n"
+        "evaluation: {performance: {iteration: 3, configs: {cores_per_instance: 1}}}\n"
+        f"{criterion}\n"
+    )
+
+    def given(seed):
+        items = tiny_dataset(classes=8, per_class=2, size=224, seed=seed)
+        return [(image, None) for image in prepared(items)]
+
+    result = tune(
+        tmp_path / "float.onnx",
+        load_config(tmp_path / "job.yaml"),
+        tmp_path / "int8.onnx",
+        calibration=given(2),
+        evaluation=given(3),
+    )
+    assert result.verdict.outcome == "met"
+    made = io.load(result.output)
+    assert answers(made, striped(2))[0].shape == (2, 1000, 1, 1)
+    assert signature(made).classes == 1000
 
 
 # ---------------------------------------------------------------------------- as it came

@@ -100,6 +100,7 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
         (_trim_optional_inputs(model), "removed {} empty optional inputs"),
         (fold.constants(model), "folded {} constant nodes"),
         (fold.identities(model), "removed {} Identity and Dropout nodes"),
+        (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
         (_name_nodes(model), "named {} nodes"),
     ]
