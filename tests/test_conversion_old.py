@@ -231,7 +231,7 @@ def test_light_graphs_quantize_and_run(come_in, name, layers):
         assert len(io.to_bytes(made)) < 0.29 * len(io.to_bytes(float_model))
         found = run_once(expose_logits(made), images)
         noise_power = ((exact - found) ** 2).mean() / (exact**2).mean()
-        assert noise_power < (0.5 if cpu().saturates else 0.1)
+        assert noise_power < (0.6 if cpu().saturates else 0.3)
         if name == "resnet50":
             assert not {"Relu", "Sum"} & set(ops(made))
 
@@ -289,6 +289,20 @@ def test_the_original_is_not_changed():
 def test_an_older_target_leaves_the_opset():
     model, steps = upgrade(tiny_resnet(opset=17), 13)
     assert (opset(model), steps) == (17, ())
+
+
+def test_every_newer_opset():
+    images = noise(2, 3, 16, 16)
+    original = tiny_resnet(opset=9, softmax=True)
+    expected = answers(original, images)[0]
+    for target in range(10, onnx.defs.onnx_opset_version() + 1):
+        model, steps = upgrade(original, target)
+        assert steps == (f"converted opset 9 to {target}",)
+        onnx.checker.check_model(model, full_check=True)
+        assert model.ir_version >= onnx.helper.find_min_ir_version_for(model.opset_import)
+        np.testing.assert_allclose(answers(model, images)[0], expected, atol=1e-6)
+    with pytest.raises(ModelError, match="opset 9 cannot be converted to 99"):
+        upgrade(original, 99)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

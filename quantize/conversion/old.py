@@ -97,6 +97,8 @@ def upgrade(
     if version < target:
         model = to_opset(model, target)
         lift_constants(model.graph)
+        least = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+        model.ir_version = max(model.ir_version, least)
         steps.append(f"converted opset {version} to {target}")
     _check(model)
     return model, tuple(steps)
