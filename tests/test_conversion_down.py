@@ -144,6 +144,17 @@ def test_what_cannot_be_said_is_refused_by_name(text, constants, why):
     assert said.endswith("; choose a newer opset")
 
 
+def test_the_ratio_of_a_dropout_becomes_an_attribute():
+    model = tiny_resnet(opset=13)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.25), "ratio"))
+    model.graph.node[1].input[0] = "dropped"
+    drop = onnx.helper.make_node("Dropout", [model.graph.node[0].output[0], "ratio"], ["dropped"])
+    model.graph.node.insert(1, drop)
+    older = same(model, 7, noise(2, 3, 16, 16))
+    assert [a.f for a in older.graph.node[1].attribute] == [0.25]
+    assert "ratio" not in View(older.graph).initializers
+
+
 def test_operators_of_other_domains_are_refused():
     model = tiny_resnet(opset=17)
     model.graph.node[2].domain = "com.example"

@@ -439,6 +439,18 @@ def test_what_takes_no_image_is_refused(come_in, inputs, version):
         come_in(model)
 
 
+@pytest.mark.parametrize("where", ["declared", "reshaped"])
+def test_a_batch_of_a_million_takes_no_memory(come_in, where):
+    batch, flat = (10**6, [0, -1]) if where == "declared" else ("N", [10**6, -1])
+    model = build(
+        f"(float[{batch},3,16,16] x) => (float[N,768] y) {{ y = Reshape(x, flat) }}",
+        opset=9,
+        flat=np.array(flat),
+    )
+    with pytest.raises(ModelError, match="takes 1000000 images at once; export it with a free"):
+        come_in(model)
+
+
 def test_a_cut_file_is_refused(tmp_path):
     content = io.to_bytes(old_resnet18(3))
     rng = np.random.default_rng(0)

@@ -62,6 +62,13 @@ def test_two_nodes_that_share_a_shape_and_have_no_names():
     assert len({tensor.name for tensor in freed.graph.initializer}) == 3
 
 
+def test_a_batch_of_too_many_pixels_is_kept():
+    model = net(1024, [1024, -1])
+    same, steps = free_batch(model, 1024, run_once, (3, 600, 600))
+    assert same is model
+    assert steps == ["kept the fixed batch of 1024"]
+
+
 def test_distance():
     one = np.array([[1.0, -2.0]], np.float32)
     assert distance(one, one) == 0

@@ -20,7 +20,7 @@ from quantize.graph.batch import fixed_batch, free_batch
 from quantize.graph.nodes import constants_out_of_inputs
 from quantize.graph.order import sort_nodes
 from quantize.graph.upgrade import check_operators, settle_spatial, to_opset
-from quantize.graph.view import View, dims, opset
+from quantize.graph.view import MOST_BATCH, View, dims, opset
 from quantize.probe import image_size
 from quantize.runtime import Session
 
@@ -134,6 +134,11 @@ def _check_input(model: onnx.ModelProto, path: Path) -> None:
         raise ModelError(
             f"model {path} is not an image classifier: it has no single float32 input [N,C,H,W]",
             "export the classifier with one image input",
+        )
+    batch = fixed_batch(model)
+    if batch is not None and batch > MOST_BATCH:
+        raise ModelError(
+            f"model {path} takes {batch} images at once", "export it with a free batch axis"
         )
 
 

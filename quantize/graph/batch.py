@@ -19,6 +19,9 @@ Run = Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]
 TOLERANCE = 1e-3
 """Of the largest score: how far rounding may move the scores when a graph is rewritten."""
 
+_MOST_ELEMENTS = 1 << 29
+"""Of the images for the check: a file may declare any batch."""
+
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
     """The batch size that the graph takes, or None where it takes any.
@@ -48,6 +51,8 @@ def free_batch(
     Returns:
         The model with a free batch, or `model` itself, and what was done, one line.
     """
+    if 2 * batch * math.prod(size) > _MOST_ELEMENTS:
+        return model, [f"kept the fixed batch of {batch}"]
     freed = onnx.ModelProto()
     freed.CopyFrom(model)
     for value in (*View(freed.graph).inputs, *freed.graph.output):
