@@ -52,6 +52,10 @@ def import_onnx(path: Path) -> Imported:
     _check_input(original, path)
     model, steps = upgrade(original)
     batch = fixed_batch(model)
+    if batch is not None and batch > MOST_BATCH:
+        raise ModelError(
+            f"model {path} takes {batch} images at once", "export it with a free batch axis"
+        )
     measured = reference(original, batch)
     if batch is not None:
         model, freed = free_batch(model, batch, _Runs(model, measured), image_size(model))
@@ -134,11 +138,6 @@ def _check_input(model: onnx.ModelProto, path: Path) -> None:
         raise ModelError(
             f"model {path} is not an image classifier: it has no single float32 input [N,C,H,W]",
             "export the classifier with one image input",
-        )
-    batch = fixed_batch(model)
-    if batch is not None and batch > MOST_BATCH:
-        raise ModelError(
-            f"model {path} takes {batch} images at once", "export it with a free batch axis"
         )
 
 
