@@ -129,12 +129,13 @@ class Session:
         return np.concatenate(scores)[: len(images)]
 
     def _scores(self, scores: NDArray[np.float32], images: int) -> NDArray[np.float32]:
-        if scores.ndim != 2 or len(scores) != images:
+        # Where a pooling gives the scores they are [N,K,1,1].
+        if scores.ndim < 2 or len(scores) != images or math.prod(scores.shape[2:]) != 1:
             raise ModelError(
                 f"{self.name} is not an image classifier: {images} images give scores of shape"
                 f" {list(scores.shape)}, not [{images},K]"
             )
-        return scores
+        return scores.reshape(scores.shape[:2])
 
 
 class Operator:

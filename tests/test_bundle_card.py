@@ -205,6 +205,19 @@ def test_a_model_of_fixed_batch_is_fed_with_copies(done):
     text = snippet.program(facts_of(done[1].report, contract, ports=ports))
     assert "image = np.repeat(image, 4, 0)" in text
     assert "shares = scores" in text
+    assert "image})[0][0]\n" in text
+
+
+def test_pooled_scores_become_a_row(done):
+    outputs = [{"name": "scores", "shape": ["N", 4, 1, 1], "type": ""}]
+    inputs = [{"name": "data", "shape": ["N", 3, 16, 16], "type": ""}]
+    ports = Ports(inputs, outputs, 13, "1.8", True)
+    contract = Contract(
+        tuple(Pipeline((Preset("squash224", size=16),)).describe()),
+        "data", (3, 16, 16), "scores", 4, True, 0,
+    )  # fmt: skip
+    text = snippet.program(facts_of(done[1].report, contract, ports=ports))
+    assert "image})[0][0].ravel()\n" in text
 
 
 def test_a_run_on_prepared_images_says_that_the_preprocessing_is_unknown(done, tmp_path):

@@ -15,6 +15,7 @@ from quantize.graph import fold
 
 BN = "BatchNormalization"
 NORM = "(c, gamma, beta, mean, var)"
+OF_X = f"{BN}(x, gamma, beta, mean, var)"
 CONV = f"(float[N,4,6,6] x) => (float[N,8,A,B] y) {{ c = Conv(x, w) y = {BN}{NORM} }}"
 
 
@@ -41,6 +42,72 @@ def declined(model, images=None):
 
 
 # ---------------------------------------------------------------- BatchNormalization
+
+
+SCALED = "s = Mul(b, m) y = Add(s, a)"
+
+
+@pytest.mark.parametrize("order", ["(b, m)", "(m, b)"])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1, 1)])
+def test_a_scale_layer_is_folded_into_batch_normalization(order, shape):
+    tail = SCALED.replace("(b, m)", order)
+    model = build(
+        f"(float[N,4,6,6] x) => (float[N,8,A,B] y) {{ c = Conv(x, w) b = {BN}{NORM} {tail} }}",
+        w=(8, 4, 3, 3),
+        m=shape,
+        a=shape,
+        **norm(8),
+    )
+    assert applied(fold.channel_factors, model) == 2
+    assert ops(model) == ["Conv", BN]
+    assert applied(fold.batch_normalizations, model) == 1
+    assert ops(model) == ["Conv"]
+
+
+@pytest.mark.parametrize("tail", ["s = Add(b, a) y = Mul(s, m)", "y = Mul(b, m)", "y = Add(a, b)"])
+def test_scale_layers_without_a_convolution(tail):
+    model = build(
+        f"(float[N,4,6,6] x) => (float[N,4,6,6] y) {{ b = {OF_X} {tail} }}",
+        m=(4, 1, 1),
+        a=(4, 1, 1),
+        **norm(4),
+    )
+    assert applied(fold.channel_factors, model) == tail.count("=")
+    assert ops(model) == [BN]
+
+
+@pytest.mark.parametrize(
+    ("tail", "shape"),
+    [
+        ("y = Mul(b, m)", (1, 6, 6)),
+        ("y = Mul(b, m)", (1, 1, 1)),
+        ("y = Mul(b, m)", (6,)),
+        ("y = Mul(b, m) z = Relu(b)", (4, 1, 1)),
+        ("y = Mul(b, b)", (4, 1, 1)),
+        ("y = Sub(b, m)", (4, 1, 1)),
+        ("m2 = Relu(m3) y = Mul(b, m2)", (4, 1, 1)),
+    ],
+)
+def test_other_products_stay(tail, shape):
+    model = build(
+        f"(float[N,4,6,6] x) => (float[N,4,6,6] y) {{ b = {OF_X} {tail} }}",
+        m=shape,
+        m3=shape,
+        **norm(4),
+    )
+    before = model.SerializeToString()
+    assert applied(fold.channel_factors, model) == 0
+    assert model.SerializeToString() == before
+
+
+def test_a_factor_along_another_axis_of_fewer_axes_stays():
+    model = build(
+        f"""(float[4,4,6] x) => (float[4,4,6] y) {{
+        b = {BN}(x, gamma, beta, mean, var) y = Mul(b, m) }}""",
+        m=(4, 1, 1),
+        **norm(4),
+    )
+    assert applied(fold.channel_factors, model, noise(4, 4, 6)) == 0
 
 
 @given(

@@ -189,6 +189,16 @@ def test_weights_that_do_not_fill_their_dimensions(file, index):
     refuse(file, "'w'", "does not hold")
 
 
+@pytest.mark.parametrize("name", ["relu1", "conv1_fwd", "conv1_weight", "kernel_shape"])
+def test_a_name_that_is_no_text_is_refused(file, resnet, name):
+    """Protobuf reads it as bytes, which nothing after expects."""
+    content = io.to_bytes(resnet)
+    assert name.encode() in content
+    file.write_bytes(content.replace(name.encode(), b"\xff" * len(name)))
+    with pytest.raises(ModelError, match="has a name that is no text; the file is damaged"):
+        io.load(file)
+
+
 def test_weights_of_every_type_and_form_are_whole(file):
     model = build(SMALL, w=(3, 2))
     kinds = [t for t in onnx.TensorProto.DataType.values() if t not in (0, onnx.TensorProto.STRING)]

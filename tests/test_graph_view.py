@@ -46,6 +46,11 @@ def test_an_undeclared_output_shape_is_left_open():
     assert signature(model).classes is None
 
 
+def test_pooled_scores_are_scores():
+    model = build("(float[1,3,8,8] x) => (float[1,5,1,1] y) { y = GlobalAveragePool(x) }")
+    assert (signature(model).output, signature(model).classes) == ("y", 5)
+
+
 def test_initializers_among_the_inputs_are_no_inputs():
     assert signature(tiny_resnet(initializers_as_inputs=True)).input == "data"
 
@@ -58,7 +63,9 @@ def test_initializers_among_the_inputs_are_no_inputs():
         ("(float[1,3,8,8] x) => (float[1,5] y, float[1] z) { y, z = A(x) }", "2 outputs ('y', 'z'"),
         ("(float[1,3,8] x) => (float[1,5] y) { y = A(x) }", "input 'x' is not [N,C,H,W]"),
         ("(float x) => (float[1,5] y) { y = A(x) }", "input 'x' is not [N,C,H,W]"),
-        ("(float[1,3,8,8] x) => (float[1,5,1,1] y) { y = A(x) }", "output 'y' is not [N,K]"),
+        ("(float[1,3,8,8] x) => (float[1,5,1,2] y) { y = A(x) }", "output 'y' is not [N,K]"),
+        ("(float[1,3,8,8] x) => (float[1,5,h,1] y) { y = A(x) }", "output 'y' is not [N,K]"),
+        ("(float[1,3,8,8] x) => (float[5] y) { y = A(x) }", "output 'y' is not [N,K]"),
         ("(uint8[1,3,8,8] x) => (float[1,5] y) { y = A(x) }", "'x' is not float32"),
         ("(float[1,3,8,8] x) => (float16[1,5] y) { y = A(x) }", "'y' is not float32"),
         (f"(float[{MOST_BATCH + 1},3,8,8] x) => (float[N,5] y) {{ y = A(x) }}", "1025 images"),

@@ -139,6 +139,13 @@ def test_scores_of_another_shape_are_refused(shape, nodes):
     one_line(caught, "not an image classifier", f"5 images give scores of shape {shape}, not [5,K]")
 
 
+def test_pooled_scores_are_given_as_rows():
+    model = build("(float[N,3,2,2] x) => (float[N,3,1,1] y) { y = GlobalAveragePool(x) }")
+    images = noise(5, 3, 2, 2)
+    scores = Session(model.SerializeToString()).predict(images)
+    np.testing.assert_allclose(scores, images.mean(axis=(2, 3)), atol=1e-6)
+
+
 def test_an_interrupt_passes_through(free, monkeypatch):
     def interrupt(*_):
         raise Interrupted

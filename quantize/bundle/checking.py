@@ -130,7 +130,7 @@ def _terms(bundle: Bundle, sets: list[DataSet]) -> tuple[float, float, str]:
 
 def _seen(one: DataSet, session: Session, rtol: float, atol: float) -> SetSeen:
     found = session.run(one.input)[0]
-    if found.shape != one.output.shape or found.ndim != 2:
+    if found.shape != one.output.shape or found.ndim < 2:
         raise BundleError(
             f"{one.name}: the model gives {list(found.shape)}, the file has"
             f" {list(one.output.shape)}",

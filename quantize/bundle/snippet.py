@@ -58,6 +58,7 @@ def program(facts: Facts) -> str:
     found = steps_of(contract)
     helper = _helper(found)
     lines = ["import sys", "", "import numpy as np", "import onnxruntime"]
+    flat = ".ravel()" if any(len(port["shape"]) > 2 for port in facts.ports.outputs) else ""
     if found:
         lines.append("from PIL import Image, ImageOps")
     if helper:
@@ -67,7 +68,7 @@ def program(facts: Facts) -> str:
         f"image = np.ascontiguousarray(image, np.float32)[None]  # {[1, *contract.size]}",
         *([f"image = np.repeat(image, {batch}, 0)"] if (batch := _batch(facts)) > 1 else []),
         f"session = onnxruntime.InferenceSession({facts.model['file']!r})",
-        "scores = session.run(None, {session.get_inputs()[0].name: image})[0][0]",
+        f"scores = session.run(None, {{session.get_inputs()[0].name: image}})[0][0]{flat}",
     ]
     if contract.probabilities:
         lines.append("shares = scores")

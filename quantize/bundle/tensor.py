@@ -32,7 +32,7 @@ class DataSet:
     Attributes:
         name: of its folder.
         input: float32 [N,C,H,W].
-        output: float32 [N,K].
+        output: float32 [N,K], or [N,K,1,1].
         isa: instruction set that the output was made on; empty where the file does not say.
     """
 

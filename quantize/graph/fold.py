@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from quantize.graph.upgrade import inferred_shapes
 from quantize.graph.view import View
 
 Array = NDArray[Any]
 
+_FACTORS = frozenset({"Add", "Mul"})
 _MOST_FOLDED_BYTES = 64 << 20
 _RANDOM = frozenset(
     {
@@ -144,6 +146,72 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
         folded.add(index)
     _replace_nodes(model.graph, [n for i, n in enumerate(model.graph.node) if i not in folded])
     return len(folded)
+
+
+def channel_factors(model: onnx.ModelProto) -> int:
+    """Fold what Caffe calls a scale layer into the BatchNormalization before it.
+
+    A Mul by m and an Add of a, one constant for each channel of [N,C,H,W], where nothing else
+    reads what lies between: gamma' = gamma m, beta' = beta m + a, computed in float64 and stored
+    as float32.
+
+    Returns:
+        How many nodes were folded.
+    """
+    view = View(model.graph)
+    values = {name: numpy_helper.to_array(t) for name, t in view.initializers.items()}
+    norms = [n for n in model.graph.node if _scaled(n, view, values)]
+    shapes = inferred_shapes(model) if norms else {}
+    gone: set[str] = set()
+    for norm in norms:
+        if len(shapes.get(norm.output[0]) or []) == 4:
+            gone.update(_scale(model.graph, norm, view, values))
+    kept = [n for n in model.graph.node if n.op_type not in _FACTORS or n.output[0] not in gone]
+    _replace_nodes(model.graph, kept)
+    return len(gone)
+
+
+def _scaled(node: onnx.NodeProto, view: View, values: dict[str, Array]) -> bool:
+    """Whether it is a BatchNormalization that a constant factor or offset follows."""
+    if node.op_type != "BatchNormalization" or _trains_statistics(node):
+        return False
+    parameters = [values.get(name) for name in node.input[1:3]]
+    if any(value is None or value.dtype != np.float32 for value in parameters):
+        return False
+    return _factor(view, node.output[0], values[node.input[1]].size, values) is not None
+
+
+def _scale(
+    graph: onnx.GraphProto, norm: onnx.NodeProto, view: View, values: dict[str, Array]
+) -> list[str]:
+    """Fold all that follows one BatchNormalization; the outputs of the nodes that go."""
+    gamma, beta = (values[name].astype(np.float64) for name in norm.input[1:3])
+    gone = [norm.output[0]]
+    while (found := _factor(view, gone[-1], gamma.size, values)) is not None:
+        reader, value = found
+        if reader.op_type == "Mul":
+            gamma, beta = gamma * value, beta * value
+        else:
+            beta = beta + value
+        gone.append(reader.output[0])
+    for position, value in ((1, gamma), (2, beta)):
+        name = f"{norm.input[position]}.{gone[-1]}"
+        _set_constant(graph, norm, position, name, value.astype(np.float32))
+    norm.output[0] = gone[-1]
+    return gone[1:]
+
+
+def _factor(
+    view: View, name: str, channels: int, values: dict[str, Array]
+) -> tuple[onnx.NodeProto, Array] | None:
+    """The Mul or Add that alone reads a tensor [N,C,H,W], and its constant as float64 [C]."""
+    reader = view.only_reader(name)
+    if reader is None or reader.op_type not in _FACTORS or len(set(reader.input)) != 2:
+        return None
+    value = values.get(next(other for other in reader.input if other != name))
+    if value is None or value.dtype != np.float32 or value.shape[-3:] != (channels, 1, 1):
+        return None
+    return None if value.size != channels else (reader, value.reshape(-1).astype(np.float64))
 
 
 def _merged(view: View, conv: onnx.NodeProto, norm: onnx.NodeProto) -> tuple[Array, Array] | None:

@@ -35,6 +35,7 @@ def load(path: Path) -> onnx.ModelProto:
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"model {path} holds no graph", "fetch or export it again")
+    _check_names(model, path)
     load_external(model, path)
     check_sizes(model, path)
     _check_weights(model, path)
@@ -81,6 +82,26 @@ def _check_file(path: Path) -> None:
 
 def _domain(name: str) -> str:
     return name or "ai.onnx"
+
+
+def _check_names(model: onnx.ModelProto, path: Path) -> None:
+    """Protobuf hands over what is no UTF-8 as bytes, and no name is that."""
+    graph = model.graph
+    for node in graph.node:
+        names = [node.op_type, node.name, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+        _check_text(names, path)
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    _check_text([value.name for value in values], path)
+    _check_text([known.domain for known in model.opset_import], path)
+
+
+def _check_text(names: list[str], path: Path) -> None:
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError(
+            f"model {path} has a name that is no text; the file is damaged",
+            "fetch or export it again",
+        )
 
 
 def _check_weights(model: onnx.ModelProto, path: Path) -> None:

@@ -8,29 +8,24 @@ same, and that is checked by running it before and after.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper, version_converter
 
 from quantize.errors import ModelError
 from quantize.graph import fold
+from quantize.graph.batch import TOLERANCE, Run, distance, free_batch, noise
+from quantize.graph.nodes import constants_out_of_inputs
 from quantize.graph.order import sort_nodes
-from quantize.graph.view import View, opset, refuse_quantized, signature
+from quantize.graph.upgrade import to_opset
+from quantize.graph.view import opset, refuse_quantized, signature
 
 log = logging.getLogger(__name__)
 
 TARGET_OPSET = 13
 OLDEST_OPSET = 7
 _LEAST_IR = 8
-_TOLERANCE = 1e-3
-
-Run = Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]
-"""Runs a model: (model, images float32 [N,C,H,W]) -> scores float32 [N,K]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +66,10 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
     model, upgraded = _upgrade(model)
     steps += upgraded
     steps += _simplify(model)
-    model, freed = _free_batch(model, run, size)
-    steps += freed
+    batch = signature(model).batch
+    if batch is not None:
+        model, freed = free_batch(model, batch, run, size)
+        steps += freed
     model = _infer_shapes(model)
     _check(original, model, run, size)
     for step in steps:
@@ -81,12 +78,7 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
 
 
 def _inputs(model: onnx.ModelProto) -> list[str]:
-    true = View(model.graph).inputs
-    dropped = len(model.graph.input) - len(true)
-    if dropped:
-        copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in true]
-        del model.graph.input[:]
-        model.graph.input.extend(copies)
+    dropped = constants_out_of_inputs(model.graph)
     model.ir_version = max(model.ir_version, _LEAST_IR)
     return [f"took {dropped} initializers out of the inputs"] if dropped else []
 
@@ -100,16 +92,7 @@ def _upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
             f"the model has opset {version}, and onnxruntime runs {OLDEST_OPSET} or newer",
             "upgrade it first: quantize convert",
         )
-    try:
-        return (
-            version_converter.convert_version(model, TARGET_OPSET),
-            [f"converted opset {version} to {TARGET_OPSET}"],
-        )
-    except Exception as error:  # the converter raises whatever its C++ side does
-        raise ModelError(
-            f"the model's opset {version} cannot be converted to {TARGET_OPSET}: {error}",
-            "export it again with opset 13 or newer",
-        ) from error
+    return to_opset(model, TARGET_OPSET), [f"converted opset {version} to {TARGET_OPSET}"]
 
 
 def _simplify(model: onnx.ModelProto) -> list[str]:
@@ -117,6 +100,7 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
         (_trim_optional_inputs(model), "removed {} empty optional inputs"),
         (fold.constants(model), "folded {} constant nodes"),
         (fold.identities(model), "removed {} Identity and Dropout nodes"),
+        (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
         (_name_nodes(model), "named {} nodes"),
     ]
@@ -151,46 +135,6 @@ def _name_nodes(model: onnx.ModelProto) -> int:
     return named
 
 
-def _free_batch(
-    model: onnx.ModelProto, run: Run, size: tuple[int, int, int]
-) -> tuple[onnx.ModelProto, list[str]]:
-    """Open a fixed batch axis, if the graph then computes each image by itself, and one alone."""
-    batch = signature(model).batch
-    if batch is None:
-        return model, []
-    freed = onnx.ModelProto()
-    freed.CopyFrom(model)
-    for value in (*freed.graph.input, *freed.graph.output):
-        shape = value.type.tensor_type.shape
-        if shape.dim:
-            shape.dim[0].dim_param = "N"
-    del freed.graph.value_info[:]
-    _free_reshapes(freed, batch)
-    images = _noise(size, count=2 * batch)
-    try:
-        apart = np.concatenate([run(model, images[:batch]), run(model, images[batch:])])
-        freely = np.concatenate([run(freed, images), run(freed, images[:1])])
-    except (ModelError, ValueError):  # scores of unequal width do not concatenate
-        return model, [f"kept the fixed batch of {batch}"]
-    if not _distance(np.concatenate([apart, apart[:1]]), freely) <= _TOLERANCE:
-        return model, [f"kept the fixed batch of {batch}"]
-    return freed, [f"freed the batch axis, fixed to {batch} before"]
-
-
-def _free_reshapes(model: onnx.ModelProto, batch: int) -> None:
-    """Reshape to [batch, ...] becomes Reshape to [0, ...], where 0 copies the input's axis."""
-    view = View(model.graph)
-    for node in model.graph.node:
-        target = view.constant(node.input[1]) if node.op_type == "Reshape" else None
-        if target is None or target.ndim != 1 or target.size < 2 or int(target[0]) != batch:
-            continue
-        freed = target.copy()
-        freed[0] = 0
-        name = f"{node.input[1]}.free.{node.name}"
-        model.graph.initializer.append(numpy_helper.from_array(freed, name))
-        node.input[1] = name
-
-
 def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     try:
@@ -202,25 +146,13 @@ def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _check(
     original: onnx.ModelProto, prepared: onnx.ModelProto, run: Run, size: tuple[int, int, int]
 ) -> None:
-    images = _noise(size, count=signature(original).batch or 2)
+    images = noise(size, count=signature(original).batch or 2)
     before, after = run(original, images), run(prepared, images)
     if not np.isfinite(before).all():
         raise ModelError("the float model gives NaN or infinity", "check its weights")
-    distance = _distance(before, after)
-    if not distance <= _TOLERANCE:
+    far = distance(before, after)
+    if not far <= TOLERANCE:
         raise ModelError(
-            f"preparing changed the model's outputs by {distance:.2g} of their largest value",
+            f"preparing changed the model's outputs by {far:.2g} of their largest value",
             "please report this model's operators",
         )
-
-
-def _noise(size: tuple[int, int, int], count: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((count, *size), dtype=np.float32)
-
-
-def _distance(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Largest |other - reference| over largest |reference|; NaN and other shapes are far."""
-    if other.shape != reference.shape or not np.isfinite(other).all():
-        return math.inf
-    largest = float(np.abs(reference).max()) or 1.0
-    return float(np.abs(other - reference).max()) / largest

@@ -55,7 +55,7 @@ class Signature:
     Attributes:
         input: name of the image input, float32 [N,C,H,W].
         channels: C, or None where the file leaves it open; likewise height and width.
-        output: name of the scores, float32 [N,K].
+        output: name of the scores, float32 [N,K]; [N,K,1,1] where a pooling gives them.
         classes: K, or None where the file does not say.
         batch: the declared batch size, or None where it is free.
     """
@@ -156,8 +156,8 @@ def signature(model: onnx.ModelProto, name: str = "model") -> Signature:
         name: how errors call it.
 
     Raises:
-        ModelError: not exactly one float32 [N,C,H,W] input and one float32 [N,K] output, or a
-            fixed batch of more than `MOST_BATCH`.
+        ModelError: not exactly one float32 [N,C,H,W] input and one float32 output, [N,K] or
+            [N,K,1,1], or a fixed batch of more than `MOST_BATCH`.
     """
     view = View(model.graph)
     image, scores = _only(view.inputs, name, "input"), _only(model.graph.output, name, "output")
@@ -172,7 +172,7 @@ def signature(model: onnx.ModelProto, name: str = "model") -> Signature:
             f"{name} is not an image classifier: input {image.name!r} is not [N,C,H,W]"
         )
     given = dims(scores)
-    if given is not None and len(given) != 2:
+    if given is not None and (len(given) < 2 or any(size != 1 for size in given[2:])):
         raise ModelError(
             f"{name} is not an image classifier: output {scores.name!r} is not [N,K] scores"
         )
