@@ -16,59 +16,61 @@ if TYPE_CHECKING:
     from quantize.conversion.integers import Format
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="ONNX of any age, MXNet -symbol.json, Caffe2 predict net, PyTorch weights."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The ONNX file to write.", metavar="FILE")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="MXNet .params or Caffe2 init net; default: beside it."),
+]
+ValueInfo = Annotated[
+    Path | None,
+    typer.Option("--value-info", help="Caffe2 value_info.json; default: beside it."),
+]
+Opset = Annotated[int | None, typer.Option("--opset", help="Version of the operators, 7 or newer.")]
+Half = Annotated[bool, typer.Option("--float16", help="Weights and activations as float16.")]
+HalfPorts = Annotated[bool, typer.Option("--float16-io", help="Inputs and outputs, too.")]
+BatchText = Annotated[str | None, typer.Option("--batch", help="Images at once: a number or free.")]
+SizeText = Annotated[
+    str | None, typer.Option("--image-size", help="Another size, 224 or more.", metavar="HxW")
+]
+FormatText = Annotated[
+    str | None, typer.Option("--format", help="Of an int8 model: qdq or qoperator.")
+]
+WithPreprocessing = Annotated[
+    bool, typer.Option("--with-preprocessing", help="Take uint8 images as decoded.")
+]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option("--preprocessing", help="Of images: a preset such as short_side, or a YAML."),
+]
+Check = Annotated[str | None, typer.Option("--check", help="axon: can AxonOnnx load the result?")]
+ExternalData = Annotated[bool, typer.Option("--external-data", help="Weights in a file beside it.")]
+Images = Annotated[Path | None, typer.Option("--images", help="Folder of images to prove it on.")]
+
+
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="ONNX of any age, MXNet -symbol.json, Caffe2 predict net, PyTorch weights."
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The ONNX file to write.", metavar="FILE")
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="MXNet .params or Caffe2 init net; default: beside it."),
-    ] = None,
-    value_info: Annotated[
-        Path | None,
-        typer.Option("--value-info", help="Caffe2 value_info.json; default: beside it."),
-    ] = None,
-    opset: Annotated[
-        int | None, typer.Option("--opset", help="Version of the operators, 7 or newer.")
-    ] = None,
-    float16: Annotated[
-        bool, typer.Option("--float16", help="Weights and activations as float16.")
-    ] = False,
-    float16_io: Annotated[
-        bool, typer.Option("--float16-io", help="Inputs and outputs, too.")
-    ] = False,
-    batch: Annotated[
-        str | None, typer.Option("--batch", help="Images at once: a number or free.")
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option("--image-size", help="Another size, 224 or more.", metavar="HxW"),
-    ] = None,
-    quant_format: Annotated[
-        str | None, typer.Option("--format", help="Of an int8 model: qdq or qoperator.")
-    ] = None,
-    with_preprocessing: Annotated[
-        bool, typer.Option("--with-preprocessing", help="Take uint8 images as decoded.")
-    ] = False,
-    preprocessing: Annotated[
-        str | None,
-        typer.Option("--preprocessing", help="Of images: a preset such as short_side, or a YAML."),
-    ] = None,
-    check: Annotated[
-        str | None, typer.Option("--check", help="axon: can AxonOnnx load the result?")
-    ] = None,
-    external_data: Annotated[
-        bool, typer.Option("--external-data", help="Weights in a file beside it.")
-    ] = False,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of images to prove it on.")
-    ] = None,
+    source: Source,
+    output: Output,
+    weights: Weights = None,
+    value_info: ValueInfo = None,
+    opset: Opset = None,
+    float16: Half = False,
+    float16_io: HalfPorts = False,
+    batch: BatchText = None,
+    image_size: SizeText = None,
+    quant_format: FormatText = None,
+    with_preprocessing: WithPreprocessing = False,
+    preprocessing: Preprocessing = None,
+    check: Check = None,
+    external_data: ExternalData = False,
+    images: Images = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a model from elsewhere into the ONNX file that is wanted, and prove it is the same.

@@ -140,14 +140,12 @@ def convert(  # noqa: PLR0913 - each is one option of the command
     if check == "axon":
         check_axon(way.model)
     files = write_model(way.model, output, external_data=external_data)
-    return Converted(
-        found.kind,
-        files,
-        opset_of(way.model),
-        tuple(way.steps),
-        tuple(way.proof),
-        way.pictures.kind,
-    )
+    return _converted(found.kind, files, way)
+
+
+def _converted(kind: Kind, files: tuple[Path, ...], way: Way) -> Converted:
+    steps, proof = tuple(way.steps), tuple(way.proof)
+    return Converted(kind, files, opset_of(way.model), steps, proof, way.pictures.kind)
 
 
 def _path(given: str | Path | None) -> Path | None:
