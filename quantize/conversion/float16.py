@@ -104,11 +104,14 @@ class _Rewriting:
     def finish(self) -> None:
         """Put nodes, constants and the types of inputs and outputs in place."""
         graph = self._graph
+        self._keep_names()
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
         del graph.node[:]
         graph.node.extend(nodes)
         read = {name for node in nodes for name in node.input} | self._ends
-        kept = [t for t in (*graph.initializer, *self._added) if t.name in read]
+        added = {tensor.name for tensor in self._added}
+        old = [t for t in graph.initializer if t.name not in added]
+        kept = [t for t in (*old, *self._added) if t.name in read]
         copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del graph.initializer[:]
         graph.initializer.extend(copies)
@@ -116,6 +119,17 @@ class _Rewriting:
             if value.name in self._floats:
                 value.type.tensor_type.elem_type = self._port
         del graph.value_info[:]
+
+    def _keep_names(self) -> None:
+        """A constant that nobody reads as float32 any more leaves its name to the float16 one."""
+        read = {name for node in self._nodes for name in node.input} | self._ends
+        halves = {self._known.get((name, HALF)): name for name in self._constants}
+        renamed = {half: name for half, name in halves.items() if half and name not in read}
+        for tensor in self._added:
+            tensor.name = renamed.get(tensor.name, tensor.name)
+        for node in self._nodes:
+            for index, name in enumerate(node.input):
+                node.input[index] = renamed.get(name, name)
 
     def _read(self, name: str, kind: Kind) -> str:
         """The tensor in the type that is needed, with a Cast or another constant if it is new."""
