@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ from quantize.data.images import decode
 from quantize.data.presets import IMAGENET_MEAN, IMAGENET_STD, Preset, PresetName
 from quantize.data.steps import Cast, Normalize, Rescale, Resize, Transform, Transpose
 from quantize.data.transforms import Pipeline
-from quantize.errors import DataError, ModelError
+from quantize.errors import DataError, ModelError, QuantizeError
 
 Size = tuple[int, int, int]
 """(C, H, W)"""
@@ -74,7 +75,8 @@ def pictures(size: Size, folder: Path | None, recipe: Pipeline | None, count: in
             raise DataError(f"the model takes {size[0]} channels, images have 3", "drop --images")
         return Pictures("synthetic", (), noise[:0], noise)
     if folder is None:
-        decoded = tuple(_synthetic(size[1], size[2], seed) for seed in range(count))
+        sides = _sides(size, recipe)
+        decoded = tuple(_synthetic(*sides, seed) for seed in range(count))
     else:
         decoded = tuple(decode(path) for path in _listed(folder, count))
     prepare = recipe or _plain(size)
@@ -143,6 +145,16 @@ def _plain(size: Size) -> Pipeline:
         Cast("float32"),
     )
     return Pipeline(squashed)
+
+
+def _sides(size: Size, recipe: Pipeline | None) -> tuple[int, int]:
+    """Height and width to make: larger and not square where the recipe resizes, so that it does."""
+    height, width = size[1] * 5 // 4, size[2] * 3 // 2
+    if recipe is not None:
+        with suppress(QuantizeError):
+            if recipe(_synthetic(height, width, 0)).shape == size:
+                return height, width
+    return size[1], size[2]
 
 
 def _listed(folder: Path, count: int) -> list[Path]:
