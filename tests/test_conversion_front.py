@@ -24,7 +24,7 @@ def test_images_arrive_as_prepared(opset):
     seen = pictures(SIZE, None, RECIPE, 8)
     check = prove_front(model, joined, RECIPE, seen)
     assert (check.images, check.agreement) == (4, 1.0)
-    assert "of a grey level" in check.line()
+    assert "of the pixels within one grey level" in check.line()
     image = seen.decoded[0]
     scores = Session(joined.SerializeToString()).run(image)[0]
     np.testing.assert_allclose(

@@ -18,6 +18,9 @@ from quantize.runtime import Session, cores
 _STEP = "with preprocessing"
 _OLDEST = 13
 _ROUNDING = 1.001
+_MOST_LEVELS = 2
+_WITHIN_ONE = 0.999
+"""Share of values. Pillow rounds twice, in fixed point: where both are ties, it adds up to two."""
 
 
 def with_front(model: onnx.ModelProto, recipe: Pipeline, size: Size) -> onnx.ModelProto:
@@ -58,24 +61,25 @@ def prove_front(
         pictures: the images.
 
     Raises:
-        ConversionError: a pixel is off by more than one grey level.
+        ConversionError: pixels are off by more than one grey level, but for a few by two.
     """
     data, output = View(model.graph).inputs[0].name, model.graph.output[0].name
     exposed = Session(to_bytes(with_outputs(joined, [data])), threads=cores(), name=_STEP)
     plain = Session(to_bytes(model), threads=cores())
-    worst, answers = 0.0, []
+    off, answers = [], []
     for image in pictures.decoded[:FEW]:
         values = dict(zip(exposed.outputs, exposed.run(image), strict=True))  # type: ignore[arg-type]
         prepared = recipe(image)
         level = np.maximum(grey_level(recipe, image), np.finfo(np.float32).tiny)
-        worst = max(worst, float((np.abs(values[data][0] - prepared) / level).max()))
+        off.append(np.abs(values[data][0] - prepared) / level)
         own = dict(zip(plain.outputs, plain.run(prepared[None]), strict=True))
         answers.append(agreement(own[output], values[output]))
-    if not worst <= _ROUNDING:
+    worst, near = float(np.max(off)), float(np.mean(np.less_equal(off, _ROUNDING)))
+    if not (worst <= _MOST_LEVELS * _ROUNDING and near >= _WITHIN_ONE):
         raise ConversionError(
             f"{_STEP}: the first layer that differs is the image {data!r}, by {worst:.2g} grey"
             " levels",
             "nothing was written; please report this preprocessing",
         )
-    note = f"pixels within {worst:.2f} of a grey level"
+    note = f"{100 * near:.2f} % of the pixels within one grey level, all within {worst:.2f}"
     return Check(_STEP, len(answers), None, float(np.mean(answers)), note=note)
