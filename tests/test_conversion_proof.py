@@ -67,7 +67,7 @@ def test_a_model_equals_itself_whatever_its_batch(batch, softmax):
 def test_the_first_layer_that_differs_is_named(weight, layer, before):
     other = spoiled(MODEL, weight, 3)
     with pytest.raises(ConversionError) as caught:
-        prove("opset", before(MODEL), other, IMAGES, EXACT, traced(MODEL))
+        prove("opset", before(MODEL), other, IMAGES, EXACT, trace=traced(MODEL))
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith("opset: the outputs differ by")
     assert f"0.0001 is allowed; the first layer that differs is {layer}, by" in str(caught.value)

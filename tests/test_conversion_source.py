@@ -140,5 +140,5 @@ def test_a_kind_whose_importer_is_missing_says_so(monkeypatch, tmp_path):
     monkeypatch.setitem(
         import_model.__globals__["_IMPORTERS"], "onnx", "none_of_that_name.import_onnx"
     )
-    with pytest.raises(ModelError, match="this version does not read an ONNX file"):
+    with pytest.raises(ModelError, match="this version does not handle an ONNX file"):
         import_model(Source("onnx", tmp_path / "m.onnx"))

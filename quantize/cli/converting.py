@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from quantize.cli.options import AsJson
-from quantize.cli.printing import say
+from quantize.cli.options import AsJson, Quiet
+from quantize.cli.printing import progress, say
 
 if TYPE_CHECKING:
     from quantize.conversion.batch import Batch
@@ -72,6 +72,7 @@ def convert(
     external_data: ExternalData = False,
     images: Images = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Turn a model from elsewhere into the ONNX file that is wanted, and prove it is the same.
 
@@ -79,23 +80,25 @@ def convert(
     """
     from quantize.conversion.convert import convert
 
-    made = convert(
-        source,
-        output,
-        opset=opset,
-        float16=float16,
-        float16_io=float16_io,
-        batch=_batch(batch),
-        image_size=_sides(image_size),
-        format=cast("Format | None", _one_of("--format", quant_format, "qdq", "qoperator")),
-        with_preprocessing=with_preprocessing,
-        preprocessing=preprocessing,
-        check=cast('Literal["axon"] | None', _one_of("--check", check, "axon")),
-        external_data=external_data,
-        images=images,
-        weights=weights,
-        value_info=value_info,
-    )
+    with progress(quiet or as_json) as on_progress:
+        made = convert(
+            source,
+            output,
+            opset=opset,
+            float16=float16,
+            float16_io=float16_io,
+            batch=_batch(batch),
+            image_size=_sides(image_size),
+            format=cast("Format | None", _one_of("--format", quant_format, "qdq", "qoperator")),
+            with_preprocessing=with_preprocessing,
+            preprocessing=preprocessing,
+            check=cast('Literal["axon"] | None', _one_of("--check", check, "axon")),
+            external_data=external_data,
+            images=images,
+            weights=weights,
+            value_info=value_info,
+            on_progress=on_progress,
+        )
     say(made.to_json(), made.lines(), as_json)
 
 

@@ -27,6 +27,7 @@ from quantize.conversion.writing import check_output, source_files, write_model
 from quantize.data.transforms import Pipeline
 from quantize.errors import ModelError
 from quantize.graph.view import opset as opset_of
+from quantize.plan import OnProgress
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def convert(  # noqa: PLR0913 - each is one option of the command
     images: str | Path | None = None,
     weights: str | Path | None = None,
     value_info: str | Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Converted:
     """Turn a model from elsewhere into the ONNX file that is wanted, and prove that it is the same.
 
@@ -119,6 +121,7 @@ def convert(  # noqa: PLR0913 - each is one option of the command
         images: a folder of images to prove it on; None: synthetic ones.
         weights: the source's parameters, where they lie in a file of their own.
         value_info: shapes of a Caffe2 net's inputs.
+        on_progress: told while it works.
 
     Returns:
         The files, the steps and the proof.
@@ -134,7 +137,7 @@ def convert(  # noqa: PLR0913 - each is one option of the command
     output = Path(output)
     found = find_source(Path(source), _path(weights), _path(value_info))
     check_output(output, source_files(found), external_data=external_data)
-    way = Way(import_model(found), wishes, _path(images))
+    way = Way(import_model(found), wishes, _path(images), on_progress)
     way.go()
     _check_valid(way.model)
     if check == "axon":

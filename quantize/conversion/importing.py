@@ -1,10 +1,9 @@
-"""One table of importers: which function reads which kind of source."""
+"""One table of importers: which function reads which kind of source; each loads when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantize.conversion.source import KINDS, Kind, Source
 from quantize.errors import ModelError
@@ -18,7 +17,7 @@ _IMPORTERS: dict[Kind, str] = {
     "caffe2": "caffe2.import_caffe2",
     "torch": "torch.import_torch",
 }
-"""Kind -> function in this package; each is loaded when it is needed."""
+"""Kind -> function in this package."""
 
 
 def import_model(source: Source) -> Imported:
@@ -27,21 +26,30 @@ def import_model(source: Source) -> Imported:
     Raises:
         QuantizeError: the files are damaged, or hold what has no counterpart in ONNX.
     """
-    importer = _load(source.kind)
-    if source.kind == "caffe2":
-        return importer(source.path, source.weights, source.value_info)
-    if source.kind == "mxnet":
-        return importer(source.path, source.weights)
-    return importer(source.path)
+    importer = load_part(_IMPORTERS[source.kind], KINDS[source.kind])
+    files = {
+        "caffe2": (source.path, source.weights, source.value_info),
+        "mxnet": (source.path, source.weights),
+    }
+    imported: Imported = importer(*files.get(source.kind, (source.path,)))
+    return imported
 
 
-def _load(kind: Kind) -> Callable[..., Imported]:
-    module, function = _IMPORTERS[kind].split(".")
-    name = f"quantize.conversion.{module}"
+def load_part(name: str, what: str) -> Any:
+    """A function of this package, which may stand in a module that is not part of this version.
+
+    Args:
+        name: `module.function`.
+        what: it is for, for the message.
+
+    Raises:
+        ModelError: the module is not there.
+    """
+    module, function = name.split(".")
+    path = f"quantize.conversion.{module}"
     try:
-        found: Callable[..., Imported] = getattr(import_module(name), function)
+        return getattr(import_module(path), function)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != path:
             raise
-        raise ModelError(f"this version does not read {KINDS[kind]}", "update quantize") from error
-    return found
+        raise ModelError(f"this version does not handle {what}", "update quantize") from error

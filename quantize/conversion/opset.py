@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import onnx
 from onnx import version_converter
 
+from quantize.conversion.importing import load_part
 from quantize.errors import ModelError
 from quantize.graph.view import opset
 
@@ -28,10 +27,8 @@ def with_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         ModelError: an operator has no form there; names it.
     """
     if wanted < opset(model):
-        downgraded: onnx.ModelProto = import_module("quantize.conversion.old").downgrade(
-            model, wanted
-        )
-        return downgraded
+        older: onnx.ModelProto = load_part("old.downgrade", "older opsets")(model, wanted)
+        return older
     try:
         return version_converter.convert_version(model, wanted)
     except Exception as error:  # the converter raises whatever its C++ side does

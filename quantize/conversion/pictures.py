@@ -25,7 +25,7 @@ Size = tuple[int, int, int]
 MOST = 100
 """Images for a proof by agreement, at most; 99 % of them is all but one."""
 
-FEW = 4
+FEW = 2
 """Images where every tensor is compared: the source's own arithmetic is slow."""
 
 NOISE = 2

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +23,7 @@ from quantize.errors import ConversionError, ModelError
 from quantize.graph.expose import with_outputs
 from quantize.graph.io import to_bytes
 from quantize.graph.view import View
+from quantize.plan import OnProgress, Progress
 from quantize.runtime import Session, cores
 
 Array = NDArray[np.float32]
@@ -98,7 +100,9 @@ def prove(
     model: onnx.ModelProto,
     images: Array,
     rule: Rule,
+    *,
     trace: Reference | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Check:
     """Compare a converted model with what it was made from.
 
@@ -109,6 +113,7 @@ def prove(
         images: float32 [N,C,H,W].
         rule: what is promised.
         trace: the same as `before` with every tensor, where `before` has but the scores.
+        on_progress: told after each image.
 
     Raises:
         ConversionError: the model breaks the rule; names the first layer that differs.
@@ -117,7 +122,8 @@ def prove(
     deciding = _deciding(model)
     run = Runner(model, deciding)
     output = model.graph.output[0].name
-    earlier, later = _together(before, deciding, images), run(images)
+    told = _told(before, step, len(images), on_progress) if on_progress else before
+    earlier, later = _together(told, deciding, images), run(images)
     for name in (n for n in deciding if n in earlier):
         if not np.isfinite(earlier[name]).all():
             raise ModelError(f"the source gives NaN or infinity as {name!r}", "check its weights")
@@ -266,6 +272,18 @@ def _deciding(model: onnx.ModelProto) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _told(before: Reference, step: str, total: int, on_progress: OnProgress) -> Reference:
+    """The same, telling after each run how many are done."""
+    done = count(1)
+
+    def run(images: Array) -> Tensors:
+        values = before(images)
+        on_progress(Progress(step, next(done), total))
+        return values
+
+    return run
+
+
 def _together(before: Reference, names: list[str], images: Array) -> dict[str, NDArray[Any]]:
     """The named tensors as far as the reference has them, image by image."""
     parts: dict[str, list[NDArray[Any]]] = {}
@@ -276,11 +294,11 @@ def _together(before: Reference, names: list[str], images: Array) -> dict[str, N
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _joined(values: list[NDArray[Any]], count: int) -> NDArray[Any]:
+def _joined(values: list[NDArray[Any]], number: int) -> NDArray[Any]:
     """Pieces along the batch axis, without what filled up the last one."""
     if any(not value.ndim for value in values):
         return values[0]
-    whole: NDArray[Any] = np.concatenate(values)[:count]
+    whole: NDArray[Any] = np.concatenate(values)[:number]
     return whole
 
 

@@ -18,6 +18,7 @@ from quantize.conversion.size import Sides, prove_size, with_size
 from quantize.conversion.wishes import Wishes
 from quantize.errors import ConfigError, ModelError
 from quantize.graph.view import View, dims, opset
+from quantize.plan import OnProgress
 from quantize.probe import image_size
 
 _MOST_NAMED = 5
@@ -30,6 +31,7 @@ class Way:
         imported: the model as it came in; proven here.
         wishes: what it shall become.
         folder: of images to prove it on, or None.
+        on_progress: told while it runs both sides.
 
     Attributes:
         model: as far as it is.
@@ -42,13 +44,21 @@ class Way:
         QuantizeError: the model is no image classifier, or the images cannot be used.
     """
 
-    def __init__(self, imported: Imported, wishes: Wishes, folder: Path | None) -> None:
+    def __init__(
+        self,
+        imported: Imported,
+        wishes: Wishes,
+        folder: Path | None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
         _check_ports(imported.model)
         self.model = imported.model
         self.steps = list(imported.steps)
         self.proof: list[Check] = []
-        self._imported = imported
+        # Only another size is compared with it again; else its weights need not stay in memory.
+        self._source = imported.reference if wishes.image_size else None
         self._wishes = wishes
+        self._tell = on_progress
         self._folder = folder
         self._count = MOST if wishes.needs_many else FEW
         self._size = image_size(self.model)
@@ -57,7 +67,8 @@ class Way:
         self._recipe = recipe_of(asked, self._size)
         self.pictures = self._pictures()
         few = self.pictures.few()
-        self.proof.append(prove("import", imported.reference, self.model, few, EXACT))
+        first = prove("import", imported.reference, self.model, few, EXACT, on_progress=on_progress)
+        self.proof.append(first)
 
     def go(self) -> None:
         """Take every step that was asked for.
@@ -84,8 +95,9 @@ class Way:
     def _take(self, step: str, made: onnx.ModelProto, rule: Rule) -> None:
         """Prove one step and go on from there."""
         images = self.pictures.few() if rule.agreement is None else self.pictures.all()
-        before = scores_of(self.model)
-        self.proof.append(prove(step, before, made, images, rule, traced(self.model)))
+        before, trace = scores_of(self.model), traced(self.model)
+        check = prove(step, before, made, images, rule, trace=trace, on_progress=self._tell)
+        self.proof.append(check)
         self.steps.append(step)
         self.model = made
 
@@ -95,7 +107,8 @@ class Way:
         self._size = (self._size[0], *sides)
         self._recipe = recipe_of(self._wishes.preprocessing, self._size)
         self.pictures = self._pictures()
-        check = prove_size(self._imported.reference, made, old.few(), self.pictures.few())
+        assert self._source is not None  # it is kept for this
+        check = prove_size(self._source, made, old.few(), self.pictures.few())
         self.proof.append(check)
         self.steps.append(f"image size {sides[0]}x{sides[1]}")
         self.model = made
