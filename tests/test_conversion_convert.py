@@ -223,6 +223,10 @@ def test_the_source_is_not_its_own_output(files, cli):
         (lambda m: m.graph.input.add().CopyFrom(m.graph.input[0]), "no image classifier"),
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim.pop(), "no image classifier"),
         (
+            lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 9999),
+            "takes 9999 images at once",
+        ),
+        (
             lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
             "is not float32",
         ),

@@ -66,6 +66,14 @@ def test_folders_and_images_that_cannot_be_used(tmp_path):
         pictures((3, 8, 8), None, RECIPE, 8)
 
 
+def test_large_images_are_fewer_and_huge_ones_none(monkeypatch):
+    monkeypatch.setitem(pictures.__globals__, "_MOST_ELEMENTS", 7 * 3 * 24 * 32 + 1)
+    assert len(pictures(SIZE, None, None, 100).decoded) == 7
+    assert len(pictures((3, 100, 100), None, None, 100).decoded) == 1
+    with pytest.raises(ModelError, match="3 x 100000 x 100000, too large to prove"):
+        pictures((3, 100_000, 100_000), None, None, 1)
+
+
 def test_a_preset_has_the_size_of_the_model():
     recipe = recipe_of("short_side", (3, 32, 32))
     assert recipe == Pipeline((Preset("short_side", size=32),))

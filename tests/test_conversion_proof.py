@@ -138,6 +138,17 @@ def test_layers_that_only_one_side_names_are_no_hindrance():
         prove("step", outputs, spoiled(MODEL, "fc_weight"), IMAGES, EXACT)
 
 
+def test_outputs_that_are_no_scores():
+    one = build("(float[N,3,16,16] x) => (float y) { y = ReduceMean<keepdims = 0>(x) }")
+    with pytest.raises(ModelError, match="'y' is one number for all images"):
+        prove("step", traced(one), one, IMAGES, EXACT)
+    best = build(
+        "(float[N,3,16,16] x) => (int64[N] y)"
+        "{ f = Flatten(x) y = ArgMax<axis = 1, keepdims = 0>(f) }"
+    )
+    assert prove("step", traced(best), best, IMAGES, EXACT).distance == 0
+
+
 FINITE = arrays.arrays(np.float32, (2, 3), elements=st.floats(-1e3, 1e3, width=32))
 
 

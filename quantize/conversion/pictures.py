@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ FEW = 2
 """Images where every tensor is compared: the source's own arithmetic is slow."""
 
 NOISE = 2
+
+_LARGEST = 3 * 4096 * 4096
+_MOST_ELEMENTS = 100_000_000
+"""Of all images together, 400 MB."""
+
 _CELLS = 7
 
 
@@ -64,11 +70,19 @@ def pictures(size: Size, folder: Path | None, recipe: Pipeline | None, count: in
         size: (C, H, W) that the model takes.
         folder: of the user's images, or None.
         recipe: the preprocessing; None: squashed to the size, with ImageNet's mean and deviation.
-        count: how many, at most.
+        count: how many, at most; fewer where they are large.
 
     Raises:
+        ModelError: images are too large to prove anything on them.
         DataError: the folder or an image cannot be read, or the recipe gives another size.
     """
+    elements = math.prod(size)
+    if elements > _LARGEST:
+        raise ModelError(
+            f"the model takes images of {size[0]} x {size[1]} x {size[2]}, too large to prove",
+            "convert a classifier of photographs",
+        )
+    count = max(1, min(count, _MOST_ELEMENTS // elements))
     noise = np.random.default_rng(0).standard_normal((NOISE, *size), dtype=np.float32)
     if size[0] != 3:
         if folder is not None:

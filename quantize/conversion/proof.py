@@ -248,7 +248,10 @@ def _fail(
     """Raise, with the first image on which a layer differs."""
     tolerance = min(rule.tolerance, HALF.tolerance)
     for index in range(len(images)):
-        found = first_difference(before, model, images[index : index + 1], tolerance)
+        try:
+            found = first_difference(before, model, images[index : index + 1], tolerance)
+        except ModelError as error:  # not everything that a node makes can be given out
+            found = f"its layers cannot be compared: {error.message}"
         if found is not None:
             break
     else:
@@ -290,6 +293,10 @@ def _together(before: Reference, names: list[str], images: Array) -> dict[str, N
     for index in range(len(images)):
         values: Mapping[str, NDArray[Any]] = before(images[index : index + 1])
         for name in (n for n in names if n in values):
+            if not values[name].ndim:
+                raise ModelError(
+                    f"{name!r} is one number for all images", "convert a classifier of images"
+                )
             parts.setdefault(name, []).append(values[name])
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -308,8 +315,9 @@ def _comparable(name: str, earlier: Tensors, later: Tensors) -> bool:
 
 
 def _varies(values: NDArray[Any]) -> bool:
-    largest = float(np.abs(values).max()) if values.size else 0.0
-    return bool(largest and np.ptp(values, axis=0).max() > _TELLING * largest)
+    numbers = values.astype(np.float64)
+    largest = float(np.abs(numbers).max()) if numbers.size else 0.0
+    return bool(largest and np.ptp(numbers, axis=0).max() > _TELLING * largest)
 
 
 def _called(node: onnx.NodeProto) -> str:

@@ -17,7 +17,7 @@ from quantize.conversion.proof import EXACT, HALF, INTEGERS, Check, Rule, prove,
 from quantize.conversion.size import Sides, prove_size, with_size
 from quantize.conversion.wishes import Wishes
 from quantize.errors import ConfigError, ModelError
-from quantize.graph.view import View, dims, opset
+from quantize.graph.view import MOST_BATCH, View, dims, opset
 from quantize.plan import OnProgress
 from quantize.probe import image_size
 
@@ -148,5 +148,8 @@ def _check_ports(model: onnx.ModelProto) -> None:
             f"the model is no image classifier: its inputs are {names}, not one [N,C,H,W]",
             "convert a classifier with one image input",
         )
+    batch = (dims(inputs[0]) or [None])[0]
+    if batch is not None and batch > MOST_BATCH:
+        raise ModelError(f"the model takes {batch} images at once", "free its batch axis first")
     if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise ModelError(f"input {inputs[0].name!r} is not float32", "convert the float32 model")
