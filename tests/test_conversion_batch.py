@@ -21,6 +21,7 @@ def test_any_batch_from_a_free_one(batch, expected):
     made = with_batch(model, batch)
     assert declared(made) == [expected] * 2
     assert declared(model) == [None] * 2
+    assert not made.graph.value_info
     onnx.checker.check_model(made, full_check=True)
     prove("batch", traced(model), made, noise(10, 3, 16, 16), EXACT)
 

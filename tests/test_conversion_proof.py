@@ -114,7 +114,7 @@ def test_a_source_that_overflows_is_an_error_of_the_source():
         prove("step", traced(model), model, IMAGES, EXACT)
 
 
-@pytest.mark.parametrize("rule", [EXACT, HALF, INTEGERS])
+@pytest.mark.parametrize("rule", [EXACT, HALF, INTEGERS, Rule(math.inf)])
 def test_infinity_fails_every_rule(rule):
     with pytest.raises(ConversionError, match="by infinity or shape"):
         prove("step", traced(MODEL), spoiled(MODEL, "fc_weight", np.inf), IMAGES, rule)

@@ -171,11 +171,13 @@ class Runner:
             ModelError: the model fails on these.
         """
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.names}
+        fed = 0
         for piece in self._pieces(images):
+            fed += len(piece)
             values = dict(zip(self._session.outputs, self._session.run(piece), strict=True))
             for name in self.names:
                 parts[name].append(np.asarray(values[name]))
-        return {name: _joined(values, len(images)) for name, values in parts.items()}
+        return {name: _joined(values, fed, len(images)) for name, values in parts.items()}
 
     def _pieces(self, images: Array) -> Iterator[Array]:
         """A few images at a time, so that memory does not grow with their number."""
@@ -301,12 +303,12 @@ def _together(before: Reference, names: list[str], images: Array) -> dict[str, N
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _joined(values: list[NDArray[Any]], number: int) -> NDArray[Any]:
+def _joined(pieces: list[NDArray[Any]], fed: int, wanted: int) -> NDArray[Any]:
     """Pieces along the batch axis, without what filled up the last one."""
-    if any(not value.ndim for value in values):
-        return values[0]
-    whole: NDArray[Any] = np.concatenate(values)[:number]
-    return whole
+    if any(not piece.ndim for piece in pieces):
+        return pieces[0]
+    whole: NDArray[Any] = np.concatenate(pieces)
+    return whole[:wanted] if len(whole) == fed else whole  # else its first axis is another
 
 
 def _comparable(name: str, earlier: Tensors, later: Tensors) -> bool:
