@@ -327,4 +327,4 @@ def _called(node: onnx.NodeProto) -> str:
 
 
 def _by(far: float) -> str:
-    return "by infinity or shape" if math.isinf(far) else f"by {far:.2g} of its largest value"
+    return "by infinity or shape" if math.isinf(far) else f"by {far:.2g} of the largest value"
