@@ -103,6 +103,8 @@ def test_what_is_no_file_is_refused_and_nothing_waits(tmp_path):
         find_source(tmp_path / "none")
     with pytest.raises(ModelError, match="is not a file"):
         find_source(tmp_path)
+    with pytest.raises(ModelError, match="cannot be read: File name too long"):
+        find_source(tmp_path / ("x" * 300))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelError, match="is not a file"):
         find_source(tmp_path / "pipe")

@@ -118,6 +118,8 @@ def test_the_source_is_never_replaced(tmp_path):
     check_output(other, files, external_data=True)
     with pytest.raises(OutputError, match="is the source"):
         check_output(tmp_path / "net.onnx", [weights], external_data=True)
+    with pytest.raises(OutputError, match="choose a shorter name"):
+        check_output(tmp_path / ("x" * 300), files, external_data=False)
     with pytest.raises(OutputError, match="is a folder"):
         check_output(tmp_path, files, external_data=False)
     with pytest.raises(OutputError, match="create the folder first"):

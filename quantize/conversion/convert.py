@@ -123,30 +123,31 @@ def convert(  # noqa: PLR0913 - each is one option of the command
         value_info: shapes of a Caffe2 net's inputs.
         on_progress: told while it works.
 
-    Returns:
-        The files, the steps and the proof.
-
     Raises:
         ConversionError: a step does not prove itself, or AxonOnnx cannot load the result.
         QuantizeError: source, options, images or output cannot be used.
     """
     wishes = Wishes(
-        opset, float16, float16_io, batch, image_size, format, with_preprocessing, preprocessing
+        opset=opset,
+        float16=float16,
+        float16_io=float16_io,
+        batch=batch,
+        image_size=image_size,
+        format=format,
+        with_preprocessing=with_preprocessing,
+        preprocessing=preprocessing,
     )
     wishes.check(axon=check == "axon", external_data=external_data)
-    output = Path(output)
     found = find_source(Path(source), _path(weights), _path(value_info))
-    check_output(output, source_files(found), external_data=external_data)
+    check_output(Path(output), source_files(found), external_data=external_data)
     way = Way(import_model(found), wishes, _path(images), on_progress)
     way.go()
-    _check_valid(way.model)
-    if check == "axon":
-        check_axon(way.model)
+    _check_model(way.model, axon=check == "axon")
+    return _write(way, found.kind, Path(output), external_data)
+
+
+def _write(way: Way, kind: Kind, output: Path, external_data: bool) -> Converted:
     files = write_model(way.model, output, external_data=external_data)
-    return _converted(found.kind, files, way)
-
-
-def _converted(kind: Kind, files: tuple[Path, ...], way: Way) -> Converted:
     steps, proof = tuple(way.steps), tuple(way.proof)
     return Converted(kind, files, opset_of(way.model), steps, proof, way.pictures.kind)
 
@@ -155,8 +156,13 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _check_valid(model: onnx.ModelProto) -> None:
-    """Raise ModelError unless ONNX's own checker accepts the model."""
+def _check_model(model: onnx.ModelProto, *, axon: bool) -> None:
+    """Find out whether ONNX's own checker accepts the model, and AxonOnnx, where that is asked.
+
+    Raises:
+        ModelError: it is no valid ONNX.
+        ConversionError: AxonOnnx cannot load it.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker raises whatever its C++ side does
@@ -164,3 +170,5 @@ def _check_valid(model: onnx.ModelProto) -> None:
             f"the converted model is no valid ONNX: {error}",
             "nothing was written; please report this model's operators",
         ) from error
+    if axon:
+        check_axon(model)

@@ -173,7 +173,11 @@ def _sides(size: Size, recipe: Pipeline | None) -> tuple[int, int]:
 
 def _listed(folder: Path, count: int) -> list[Path]:
     """Images of the folder, taken evenly from all of it."""
-    if not folder.is_dir():
+    try:
+        missing = not folder.is_dir()
+    except OSError as error:
+        raise DataError(f"--images {folder}: {error.strerror}", "check the path") from error
+    if missing:
         raise DataError(f"--images {folder} is no folder", "name a folder of images")
     paths = [path for path, _ in ImageFolder(folder).samples() if isinstance(path, Path)]
     return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths

@@ -84,6 +84,7 @@ class Check:
     def line(self) -> str:
         """The same for people."""
         measured = "" if self.distance is None else f"within {self.distance:.1g} of the largest, "
+        measured = "equal to the last bit, " if self.distance == 0 else measured
         notes = [self.note] if self.note else []
         if not self.telling:
             notes.append("the scores are the same for every image: the layers were compared")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -126,18 +127,25 @@ def _head(path: Path) -> bytes:
 
 
 def _given(path: Path) -> Path:
-    if not path.exists():
-        raise ModelError(f"model {path} does not exist", "check the path")
-    if not path.is_file():
-        raise ModelError(f"model {path} is not a file", "name the file itself")
+    try:
+        if not path.exists():
+            raise ModelError(f"model {path} does not exist", "check the path")
+        if not path.is_file():
+            raise ModelError(f"model {path} is not a file", "name the file itself")
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise ModelError(
+            f"model {path} cannot be read: {error.strerror or error}", "check the path"
+        ) from error
     return path
 
 
 def _params_beside(symbol: Path) -> Path:
     """`net-symbol.json` has `net-0000.params`; of several epochs the last."""
     stem = symbol.name.removesuffix(".json").removesuffix("-symbol")
-    ours = (p.name for p in symbol.parent.iterdir() if p.name.startswith(stem))
-    epochs = sorted(n for n in ours if re.fullmatch(r"(?:-\d{4})?\.params", n[len(stem) :]))
+    epochs = []
+    with suppress(OSError):  # a folder that may not be listed
+        ours = (p.name for p in symbol.parent.iterdir() if p.name.startswith(stem))
+        epochs = sorted(n for n in ours if re.fullmatch(r"(?:-\d{4})?\.params", n[len(stem) :]))
     if not epochs:
         raise ModelError(
             f"{symbol} has no {stem}-0000.params beside it", "name the .params file: --weights"

@@ -34,10 +34,18 @@ def check_output(output: Path, sources: Iterable[Path], *, external_data: bool) 
     """
     written = (output, data_file(output)) if external_data else (output,)
     for path in written:
-        for source in sources:
-            if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):
-                raise OutputError(f"output {path} is the source", "name another file")
         check_writable(path)
+        try:
+            if any(_same_file(path, source) for source in sources):
+                raise OutputError(f"output {path} is the source", "name another file")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def _same_file(path: Path, source: Path) -> bool:
+    if path.exists() and source.exists():
+        return path.samefile(source)
+    return path.resolve() == source.resolve()
 
 
 def source_files(source: Source) -> list[Path]:
