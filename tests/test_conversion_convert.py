@@ -10,6 +10,7 @@ from onnx import TensorProto
 import quantize
 from conftest import tree
 from models import tiny_dataset, tiny_resnet, write_image_folder
+from mxnet_files import classic_resnet
 from quantize.conversion import convert as door
 from quantize.conversion import way
 from quantize.conversion.imported import Imported
@@ -78,6 +79,20 @@ def test_all_that_goes_together(files, tmp_path):
     scores = Session(output).run(items[0][0])[0]
     assert scores.shape == (1, 4)
     assert scores.sum() == pytest.approx(1, abs=1e-2)
+
+
+def test_a_source_with_arithmetic_of_its_own(tmp_path):
+    """No onnxruntime on the other side: MXNet's operators in numpy."""
+    symbol, params = classic_resnet((1, 1), (4, 4, 8)).write(tmp_path / "net")
+    params = params.rename(tmp_path / "weights")
+    made = quantize.convert(
+        symbol, tmp_path / "out.onnx", weights=params, opset=17, batch=2, image_size=(224, 240)
+    )
+    assert made.kind == "mxnet"
+    assert [check.step for check in made.proof][1:] == ["image size", "batch 2", "opset 13 to 17"]
+    assert 0 < made.proof[1].distance < 1e-4  # numpy takes the new size, too
+    assert made.proof[1].note == ""
+    assert dims(io.load(tmp_path / "out.onnx").graph.input[0]) == [2, 3, 224, 240]
 
 
 def test_for_people_and_for_machines(files, cli):

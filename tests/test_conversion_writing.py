@@ -104,6 +104,14 @@ def test_nothing_of_the_machine_that_exported_it(tmp_path):
     assert read.producer_name == "quantize"
 
 
+def test_a_name_that_is_a_folder_is_told(tmp_path, caplog):
+    model = onnx.ModelProto()
+    model.CopyFrom(MODEL)
+    model.graph.node[0].name = "/home/someone/net/conv"
+    write_model(model, tmp_path / "out.onnx", external_data=False)
+    assert "names a folder of the machine that made it: the name of node" in caplog.text
+
+
 def test_the_source_is_never_replaced(tmp_path):
     source, weights = tmp_path / "net.onnx", tmp_path / "net.onnx.data"
     write_model(MODEL, source, external_data=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -10,12 +11,14 @@ from pathlib import Path
 import onnx
 
 from quantize import __version__
-from quantize.bundle.model import private_text
 from quantize.bundle.placing import swap
 from quantize.conversion.source import Source
 from quantize.errors import OutputError
 from quantize.files import TEMPORARY, cannot_write, check_writable, write_atomic
+from quantize.graph.descriptions import places, without_descriptions
 from quantize.graph.io import to_bytes
+
+log = logging.getLogger(__name__)
 
 _LEAST_EXTERNAL = 1024
 _ALIGNED = 64
@@ -100,18 +103,10 @@ def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without exporters' notes: stack traces of the machine stand in them."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    graph = copy.graph
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        part.ClearField("doc_string")
-    for place in private_text(copy):
-        if place == "the description":
-            copy.doc_string = graph.doc_string = ""
-    private = {place.removeprefix("metadata ") for place in private_text(copy)}
-    kept = [(p.key, p.value) for p in copy.metadata_props if p.key not in private]
-    del copy.metadata_props[:]
-    for key, value in kept:
-        copy.metadata_props.add(key=key, value=value)
+    without_descriptions(copy)
     copy.producer_name, copy.producer_version = "quantize", __version__
+    for place in places(copy):  # names stay: whoever uses the model may ask for them
+        log.warning("the source names a folder of the machine that made it: %s", place)
     return copy
 
 
