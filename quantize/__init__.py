@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from quantize.bundle.proving import Proof, verify_bundle
     from quantize.bundle.writing import Released, release
     from quantize.config import Config, load_config
+    from quantize.conversion.convert import Converted, convert
     from quantize.errors import (
         BudgetError,
         BundleError,
         ConfigError,
+        ConversionError,
         DataError,
         EngineError,
         Interrupted,
@@ -41,6 +43,8 @@ __all__ = [
     "Checked",
     "Config",
     "ConfigError",
+    "ConversionError",
+    "Converted",
     "DataError",
     "EngineError",
     "Explanation",
@@ -62,6 +66,7 @@ __all__ = [
     "apply",
     "benchmark",
     "check_bundle",
+    "convert",
     "evaluate",
     "explain",
     "fetch",
@@ -76,6 +81,7 @@ __all__ = [
 
 _CHECKING = {"Checked", "check_bundle"}
 _CONFIG = {"Config", "load_config"}
+_CONVERT = {"Converted", "convert"}
 _EXPLANATION = {"Explanation", "explain"}
 _FETCHING = {"fetch"}
 _PIPELINE = {"Result", "benchmark", "evaluate", "tune", "verify"}
@@ -96,6 +102,7 @@ def __getattr__(name: str) -> Any:
         "bundle.proving": _PROVING,
         "bundle.writing": _WRITING,
         "config": _CONFIG,
+        "conversion.convert": _CONVERT,
         "explanation": _EXPLANATION,
         "imagenet.preparing": _PREPARING,
         "pipeline": _PIPELINE,

@@ -10,6 +10,7 @@
     ├── BundleError          a release bundle that is damaged, unsafe or was changed
     ├── TrackingError        MLflow is missing, or its tracking store cannot be used
     ├── UnmetError           exit 3: a run that did not meet its goal is not released
+    ├── ConversionError      exit 3: a converted model that does not prove itself is not written
     └── BudgetError          exit 3: the time budget is spent
     Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
                              KeyboardInterrupt it is no Exception, so that nothing swallows it
@@ -71,6 +72,12 @@ class TrackingError(QuantizeError):
 
 class UnmetError(QuantizeError):
     """A run did not meet its goal, so it is not released."""
+
+    exit_code = 3
+
+
+class ConversionError(QuantizeError):
+    """A converted model computes something else, or does not suit its target: names the layer."""
 
     exit_code = 3
 

@@ -74,15 +74,16 @@ class Session:
                 options,
                 providers=["CPUExecutionProvider"],
             )
+            inputs = self._session.get_inputs()
+            shapes = [value.shape for value in inputs]  # fails where an axis' name is no text
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{self.name} does not load: {_first_line(error)}") from error
-        inputs = self._session.get_inputs()
         if not inputs:
             raise ModelError(f"{self.name} takes no input", "give an image classifier")
         self.inputs = [value.name for value in inputs]
         self.input = self.inputs[0]
         self.outputs = [value.name for value in self._session.get_outputs()]
-        declared = inputs[0].shape
+        declared = shapes[0]
         self.batch = declared[0] if declared and isinstance(declared[0], int) else None
 
     def run(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:

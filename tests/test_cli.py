@@ -55,13 +55,24 @@ def test_help_names_every_verb(cli, flag):
         "demo",
         "release",
         "check",
+        "convert",
     ):
         assert f"\n  {verb} " in answer.out
 
 
 @pytest.mark.parametrize(
     "verb",
-    ["tune", "verify", "evaluate", "benchmark", "predict", "inspect", "release", "check"],
+    [
+        "tune",
+        "verify",
+        "evaluate",
+        "benchmark",
+        "predict",
+        "inspect",
+        "release",
+        "check",
+        "convert",
+    ],
 )
 def test_every_verb_has_help_and_json(cli, verb):
     answer = cli(verb, "--help")

@@ -163,6 +163,13 @@ def test_a_file_whose_field_is_lost_is_refused(file, resnet):
         refuse(file, words)
 
 
+def test_an_output_that_nothing_makes_is_named(file, resnet):
+    model = onnx.ModelProto.FromString(resnet.SerializeToString())
+    model.graph.output[0].name = "nothing"
+    file.write_bytes(model.SerializeToString())
+    refuse(file, "no node makes the output 'nothing'")
+
+
 def test_nodes_may_stand_in_any_order(file, resnet):
     model = onnx.ModelProto.FromString(resnet.SerializeToString())
     nodes = list(reversed(resnet.graph.node))

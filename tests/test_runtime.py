@@ -104,6 +104,12 @@ def test_what_does_not_load_is_an_error_with_onnxruntimes_reason(tmp_path):
         Session(b"garbage", name="candidate 7")
 
 
+def test_an_axis_whose_name_is_no_text_is_an_error_of_the_model():
+    content = tiny_resnet(batch="AXIS").SerializeToString()
+    with pytest.raises(ModelError, match="does not load: 'utf-8' codec can't decode"):
+        Session(content.replace(b"AXIS", b"\xa1XIS"))
+
+
 def test_a_model_without_input_is_an_error():
     model = build("() => (float[1] y) { y = Neg(w) }", w=(1,))
     with pytest.raises(ModelError, match="takes no input"):

@@ -13,7 +13,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantize import __version__
-from quantize.cli import getting, looking, measuring, recording, releasing, trying, tuning
+from quantize.cli import (
+    converting,
+    getting,
+    looking,
+    measuring,
+    recording,
+    releasing,
+    trying,
+    tuning,
+)
 from quantize.cli.printing import complain
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
@@ -25,6 +34,7 @@ _COMMANDS = (  # in the order of --help
     releasing.check,
     recording.track,
     tuning.apply,
+    converting.convert,
     measuring.evaluate,
     measuring.benchmark,
     measuring.predict,

@@ -124,3 +124,9 @@ def _check_weights(model: onnx.ModelProto, path: Path) -> None:
         raise ModelError(
             f"model {path} has no output; the file is cut short", "fetch or export it again"
         )
+    for output in model.graph.output:  # onnx's version converter would crash
+        if output.name not in known:
+            raise ModelError(
+                f"model {path}: no node makes the output {output.name!r}; the file is damaged",
+                "fetch or export it again",
+            )
