@@ -214,6 +214,23 @@ def _factor(
     return None if value.size != channels else (reader, value.reshape(-1).astype(np.float64))
 
 
+def norm_lines(view: View, norm: onnx.NodeProto) -> tuple[Array, Array] | None:
+    """What a BatchNormalization does to each channel at inference: x slope + offset.
+
+    With s = gamma / sqrt(var + eps): slope s and offset beta - mean s, in float64, stored as
+    float32.
+
+    Returns:
+        Both float32 [C]; None unless all is constant and float32.
+    """
+    operands = [view.constant(name) for name in norm.input[1:5]]
+    if _trains_statistics(norm) or any(v is None or v.dtype != np.float32 for v in operands):
+        return None
+    gamma, beta, mean, var = (np.asarray(v, np.float64) for v in operands)
+    slope = gamma / np.sqrt(var + _attribute(norm, "epsilon", 1e-5))
+    return slope.astype(np.float32), (beta - mean * slope).astype(np.float32)
+
+
 def _merged(view: View, conv: onnx.NodeProto, norm: onnx.NodeProto) -> tuple[Array, Array] | None:
     """W' float32 [M,C/g,kH,kW] and b' float32 [M]; None unless all is constant and float32."""
     operands = [view.constant(name) for name in [conv.input[1], *norm.input[1:5]]]

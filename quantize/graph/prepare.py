@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from quantize.errors import ModelError
-from quantize.graph import fold
+from quantize.graph import fold, normalization
 from quantize.graph.batch import TOLERANCE, Run, distance, free_batch, noise
 from quantize.graph.nodes import constants_out_of_inputs
 from quantize.graph.order import sort_nodes
@@ -71,6 +71,7 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
         model, freed = free_batch(model, batch, run, size)
         steps += freed
     model = _infer_shapes(model)
+    steps += _convolve_norms(model)
     _check(original, model, run, size)
     for step in steps:
         log.info("prepare: %s", step)
@@ -106,6 +107,13 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
     ]
     fold.unused_initializers(model)
     return [text.format(count) for count, text in done if count]
+
+
+def _convolve_norms(model: onnx.ModelProto) -> list[str]:
+    turned = normalization.as_convolutions(model)
+    if turned:
+        fold.unused_initializers(model)
+    return [f"turned {turned} BatchNormalization into Conv of 1x1"] if turned else []
 
 
 def _trim_optional_inputs(model: onnx.ModelProto) -> int:

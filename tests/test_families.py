@@ -1,0 +1,102 @@
+"""The generators of the zoo's ResNets: their counts, and that they are what they are called."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import families
+import models
+
+SMALL = models.prepared(models.tiny_dataset(classes=8, per_class=1, size=32, seed=0))
+
+
+def assert_counts(model, topology):
+    floats, convolutions, norms, relus, adds, initializers, nodes = families.COUNTS[topology]
+    seen = Counter(node.op_type for node in model.graph.node)
+    constants = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    assert sum(array.size for array in constants if array.dtype == np.float32) == floats
+    assert (seen["Conv"], seen["BatchNormalization"]) == (convolutions, norms)
+    assert (seen["Relu"], seen["Add"] + seen["Sum"]) == (relus, adds)
+    assert sum(array.dtype == np.float32 for array in constants) == initializers
+    assert len(model.graph.node) == nodes
+
+
+def cut(model, size):
+    """The same file for smaller images."""
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    return model
+
+
+@pytest.mark.parametrize("topology", ["18-v1", "18-v2", "34-v2", "50-v2", "50-caffe2"])
+def test_counts_are_those_of_the_zoo(topology):
+    model = families.make(topology, 7, images=SMALL)
+    assert_counts(model, topology)
+    onnx.checker.check_model(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["34-v1", "50-v1", "101-v1", "152-v1", "101-v2", "152-v2"])
+def test_counts_of_the_deep_ones_are_those_of_the_zoo(topology):
+    assert_counts(families.make(topology, 7, images=SMALL), topology)
+
+
+def test_the_zoo_has_sixteen_float_files():
+    names = [member.name for member in families.ZOO]
+    assert len(set(names)) == 16
+    assert {"18-v1-7", "152-v2-7", "50-v1-12", "50-caffe2-v1-3", "50-caffe2-v1-9"} <= set(names)
+
+
+def test_v2_normalises_before_each_convolution_and_once_at_either_end():
+    model = families.resnet_v2(50, images=SMALL)
+    nodes = model.graph.node
+    producers = {node.output[0]: node for node in nodes}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    assert all(len(conv.input) == 2 for conv in convolutions)
+    before = Counter(producers[conv.input[0]].op_type for conv in convolutions)
+    assert before == {"BatchNormalization": 1, "Relu": 52}
+    assert nodes[0].op_type == "BatchNormalization"
+    assert nodes[0].input[0] == "data"
+    strided = {
+        conv.name: list(next(a.ints for a in conv.attribute if a.name == "kernel_shape"))
+        for conv in convolutions
+        if next(a.ints for a in conv.attribute if a.name == "strides")[0] == 2
+    }
+    assert Counter(map(tuple, strided.values())) == {(7, 7): 1, (3, 3): 3, (1, 1): 3}
+
+
+def test_caffe2_has_the_words_of_its_opset():
+    old = families.resnet50_caffe2(opset=3, images=SMALL)
+    words = {node.op_type: {a.name for a in node.attribute} for node in old.graph.node}
+    assert words["BatchNormalization"] >= {"consumed_inputs", "is_test", "spatial"}
+    assert words["Reshape"] == {"shape"}
+    assert words["Gemm"] == {"transB", "broadcast"}
+    assert words["Relu"] == {"consumed_inputs"}
+    new = families.resnet50_caffe2(opset=9, images=SMALL)
+    words = {node.op_type: {a.name for a in node.attribute} for node in new.graph.node}
+    assert words["BatchNormalization"] == {"epsilon", "momentum"}
+    assert words["Reshape"] == set()
+
+
+def test_caffe2_answers_the_same_in_each_spelling_that_runs():
+    image = models.prepared(models.tiny_dataset(classes=1, per_class=1, size=224))
+    seen = []
+    for opset in (7, 9):
+        model = families.resnet50_caffe2(opset=opset, images=SMALL)
+        onnx.checker.check_model(model)
+        model.graph.input[0].name = "data"
+        model.graph.node[0].input[0] = "data"
+        seen.append(models.run(model, image)[0])
+    assert seen[0].shape == (1, 1000)
+    assert abs(seen[0].sum() - 1) <= 1e-5
+    assert np.array_equal(*seen)
+
+
+def test_answers_of_v2_differ_and_stay_in_scale():
+    model = cut(families.resnet_v2(18, images=SMALL), 32)
+    scores = models.run(model, SMALL)[0]
+    assert len(set(scores.argmax(axis=1))) > 1
+    assert 0.1 < np.abs(scores).max() < 100
