@@ -42,6 +42,7 @@ DOORS = {
     "scipy": r"latency|paired|repair\.rounding|sequential|trinomial|demo\.train",
     "mlflow": r"tracking\.store",
     "threadpoolctl": r"remedies",
+    "torch": r"conversion\.torch_pickle",
     "typer": r"cli\..*",
     "rich": r"console",
     "jinja2": r"report\.page",

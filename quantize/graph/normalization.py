@@ -62,8 +62,12 @@ def _turn(graph: onnx.GraphProto, node: onnx.NodeProto, lines: Lines) -> None:
             name += "_"
         graph.initializer.append(numpy_helper.from_array(value, name))
         names.append(name)
-    attributes = {"group": len(slope), "kernel_shape": [1, 1]}
     conv = onnx.helper.make_node(
-        "Conv", [node.input[0], *names], [node.output[0]], name=node.name, **attributes
+        "Conv",
+        [node.input[0], *names],
+        [node.output[0]],
+        name=node.name,
+        group=len(slope),
+        kernel_shape=[1, 1],
     )
     node.CopyFrom(conv)
