@@ -412,3 +412,15 @@ def test_rewrites_do_nothing_twice():
     assert [rewrite(model) for rewrite in rewrites] == [0, 0, 0, 0]
     assert model == before
     assert all(t.data_type == TensorProto.FLOAT for t in model.graph.initializer)
+
+
+# ------------------------------------------------------------------------------ Sum
+
+
+def test_a_sum_of_two_is_an_add():
+    model = build(
+        """(float[N,4,6,6] x) => (float[N,4,6,6] y) {
+        a = Relu(x) b = Sum(a, x) c = Sum(a, b, x) y = Sum(c) }"""
+    )
+    assert applied(fold.sums, model) == 1
+    assert ops(model) == ["Relu", "Add", "Sum", "Sum"]

@@ -148,7 +148,7 @@ def _is_qdq(view: View, node: onnx.NodeProto) -> bool:
     if activation is not None and activation.op_type in _ABSORBED:
         takers = _readers(view, activation)
         if _all_are(takers, "QuantizeLinear"):
-            return all(_is_redundant(view, activation, taker) for taker in takers)
+            return all(is_redundant(view, activation, taker) for taker in takers)
     bias = [view.producers.get(name) for name in node.input[2:3]]
     return (
         node.op_type != "Conv"
@@ -168,7 +168,7 @@ def _all_are(nodes: Iterable[onnx.NodeProto | None], op_type: str) -> bool:
     return bool(found) and all(n is not None and n.op_type == op_type for n in found)
 
 
-def _is_redundant(view: View, activation: onnx.NodeProto, taker: onnx.NodeProto) -> bool:
+def is_redundant(view: View, activation: onnx.NodeProto, taker: onnx.NodeProto) -> bool:
     """Whether QuantizeLinear cuts off all that Relu or Clip does: then they vanish into it."""
     scale, zero = (view.constant(name) for name in (*taker.input[1:3], "")[:2])
     if scale is None or scale.size != 1:

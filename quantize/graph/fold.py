@@ -214,6 +214,18 @@ def _factor(
     return None if value.size != channels else (reader, value.reshape(-1).astype(np.float64))
 
 
+def sums(model: onnx.ModelProto) -> int:
+    """Spell a Sum of two as Add, which quantizers know.
+
+    Returns:
+        How many there were.
+    """
+    pairs = [n for n in model.graph.node if n.op_type == "Sum" and len(n.input) == 2]
+    for node in pairs:
+        node.op_type = "Add"
+    return len(pairs)
+
+
 def norm_lines(view: View, norm: onnx.NodeProto) -> tuple[Array, Array] | None:
     """What a BatchNormalization does to each channel at inference: x slope + offset.
 

@@ -103,6 +103,7 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
         (fold.identities(model), "removed {} Identity and Dropout nodes"),
         (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
+        (fold.sums(model), "spelled {} Sum as Add"),
         (_name_nodes(model), "named {} nodes"),
     ]
     fold.unused_initializers(model)
