@@ -17,6 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from models import _BRANCH_GAIN, _Builder, _StageNames
+from quantize.graph.coverage import coverage
+
+MOST_OF_SIZE = 0.26
+"""What an int8 file may have of the float one's bytes."""
 
 # Depth -> prefix of the zoo's names, whether blocks are bottlenecks, blocks of the four stages.
 _RESNETS_V2 = {
@@ -316,3 +320,34 @@ def _scale(net: _Builder, name: str, factor: float) -> None:
     tensor = next(tensor for tensor in reversed(net.initializers) if tensor.name == name)
     value = numpy_helper.to_array(tensor) * np.float32(factor)
     tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
+# ------------------------------------------------------------------ what int8 must be
+
+
+def faults(before: onnx.ModelProto, made: onnx.ModelProto) -> list[str]:
+    """What is wrong with the structure of an int8 file, one line each; QDQ or QOperator.
+
+    Args:
+        before: the float file that it was made of.
+        made: the int8 file.
+    """
+    seen = coverage(made, lambda names: dict.fromkeys(names, (1, 1, 1, 1)))
+    convolutions, whole = seen.count("Conv")
+    relus = sum(node.op_type == "Relu" for node in made.graph.node)
+    ratio = made.ByteSize() / before.ByteSize()
+    checks = [
+        (convolutions < whole, f"{whole - convolutions} of {whole} Conv are float"),
+        (whole < sum(n.op_type == "Conv" for n in before.graph.node), "Conv are missing"),
+        (relus > 0, f"{relus} Relu are left"),
+        (ratio > MOST_OF_SIZE, f"{ratio:.4f} of the float file's size"),
+        (_ports(before) != _ports(made), "inputs or outputs changed"),
+    ]
+    return [text for wrong, text in checks if wrong]
+
+
+def _ports(model: onnx.ModelProto) -> list[bytes]:
+    """The true inputs and the outputs, as declared."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    return [value.SerializeToString() for value in (*inputs, *model.graph.output)]

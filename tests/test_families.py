@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 import families
 import models
+from quantize import load_config, tune
 
 SMALL = models.prepared(models.tiny_dataset(classes=8, per_class=1, size=32, seed=0))
 
@@ -100,3 +101,53 @@ def test_answers_of_v2_differ_and_stay_in_scale():
     scores = models.run(model, SMALL)[0]
     assert len(set(scores.argmax(axis=1))) > 1
     assert 0.1 < np.abs(scores).max() < 100
+
+
+# ------------------------------------------------------------ they quantize, in small
+
+JOB = """\
+model: {{name: family, framework: {framework}}}
+quantization:
+  engine: onnxruntime
+  calibration: {{sampling_size: 48}}
+evaluation:
+  accuracy: {{metric: {{topk: 1}}}}
+  performance: {{warmup: 1, iteration: 4, configs: {{cores_per_instance: 1}}}}
+tuning: {{accuracy_criterion: {{agreement: 0.8}}, speed_floor: 0}}
+"""
+"""Small images show structure and agreement; speed is the benchmark's, at 224x224."""
+
+
+def unlabelled(images):
+    return [(image, None) for image in images]
+
+
+@pytest.mark.parametrize("framework", ["onnxrt_qdq", "onnxrt_qoperator"])
+@pytest.mark.parametrize("topology", ["18-v1", "18-v2"])
+def test_the_eighteen_layer_nets_become_int8_as_a_whole(tmp_path, topology, framework):
+    calibration = models.prepared(models.tiny_dataset(16, 3, 32, seed=0))
+    evaluation = models.prepared(models.tiny_dataset(16, 3, 32, seed=5))
+    before = cut(families.make(topology, 7, images=calibration[:16]), 32)
+    onnx.save(before, tmp_path / "float.onnx")
+    (tmp_path / "job.yaml").write_text(JOB.format(framework=framework))
+    result = tune(
+        tmp_path / "float.onnx",
+        load_config(tmp_path / "job.yaml"),
+        tmp_path / "int8.onnx",
+        calibration=unlabelled(calibration),
+        evaluation=unlabelled(evaluation),
+    )
+    assert result.output
+    assert families.faults(before, onnx.load(result.output)) == []
+
+
+def test_a_float_file_has_every_fault():
+    before = families.make("18-v1", 7, images=SMALL)
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(before)
+    renamed.graph.output[0].name = "other"
+    seen = families.faults(before, renamed)
+    assert len(seen) == 4
+    assert "20 of 20 Conv are float" in seen
+    assert "17 Relu are left" in seen
+    assert "inputs or outputs changed" in seen
