@@ -98,12 +98,12 @@ def _upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 def _simplify(model: onnx.ModelProto) -> list[str]:
     done = [
+        (fold.sums(model), "spelled {} Sum as Add"),
         (_trim_optional_inputs(model), "removed {} empty optional inputs"),
         (fold.constants(model), "folded {} constant nodes"),
         (fold.identities(model), "removed {} Identity and Dropout nodes"),
         (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
-        (fold.sums(model), "spelled {} Sum as Add"),
         (_name_nodes(model), "named {} nodes"),
     ]
     fold.unused_initializers(model)
