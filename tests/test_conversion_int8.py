@@ -11,6 +11,7 @@ from graphs import answers, build, noise, ops
 from models import prepared, tiny_dataset, tiny_resnet
 from quantize.calibrate import calibrate
 from quantize.conversion.int8 import change_format
+from quantize.engines import inc
 from quantize.engines.ort import quantize
 from quantize.errors import ModelError
 from quantize.graph.prepare import prepare
@@ -281,3 +282,29 @@ def test_what_is_unknown_is_named():
     odd.graph.node.add(op_type="ConvInteger", input=["q", "w"], output=["z"], name="odd")
     with pytest.raises(ModelError, match=r"ConvInteger \('odd'\) has no form in QDQ"):
         change_format(odd, "qdq")
+
+
+@pytest.mark.slow
+@pytest.mark.inc
+@pytest.mark.skipif(inc.available() is not None, reason=str(inc.available()))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("net", ["rich", "resnet"])
+def test_what_inc_writes_changes_too(tmp_path, nets, pictures, net, form):
+    images = nets[net][1]
+    model = rich() if net == "rich" else tiny_resnet()
+    ready = prepare(model, run_once, tuple(images.shape[1:]))
+    onnx.save(ready.model, tmp_path / "float.onnx")
+    plan = Plan("inc", form)
+    path = inc.quantize_default(tmp_path / "float.onnx", [images], plan, tmp_path / "made")
+    made = onnx.load(path)
+    changed = change_format(made, OTHER[form])
+    assert integers(changed).items() >= weights(made).items()
+    words = set(ops(changed))
+    assert "QLinearConv" in words if form == "qdq" else "QLinearConv" not in words
+    assert_close(changed, made, images)
+
+
+def weights(model):
+    """Integer constants of two axes or more."""
+    wide = {t.name for t in model.graph.initializer if len(t.dims) > 1}
+    return {name: value for name, value in integers(model).items() if name in wide}

@@ -14,6 +14,9 @@ from quantize import load_config, tune
 SMALL = models.prepared(models.tiny_dataset(classes=8, per_class=1, size=32, seed=0))
 
 
+QUICK = {"18-v1", "18-v2", "50-caffe2"}
+
+
 def assert_counts(model, topology):
     floats, convolutions, norms, relus, adds, initializers, nodes = families.COUNTS[topology]
     seen = Counter(node.op_type for node in model.graph.node)
@@ -32,7 +35,7 @@ def cut(model, size):
     return model
 
 
-@pytest.mark.parametrize("topology", ["18-v1", "18-v2", "34-v2", "50-v2", "50-caffe2"])
+@pytest.mark.parametrize("topology", sorted(QUICK))
 def test_counts_are_those_of_the_zoo(topology):
     model = families.make(topology, 7, images=SMALL)
     assert_counts(model, topology)
@@ -40,7 +43,7 @@ def test_counts_are_those_of_the_zoo(topology):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["34-v1", "50-v1", "101-v1", "152-v1", "101-v2", "152-v2"])
+@pytest.mark.parametrize("topology", sorted(families.COUNTS.keys() - QUICK))
 def test_counts_of_the_deep_ones_are_those_of_the_zoo(topology):
     assert_counts(families.make(topology, 7, images=SMALL), topology)
 
@@ -76,24 +79,20 @@ def test_caffe2_has_the_words_of_its_opset():
     assert words["Reshape"] == {"shape"}
     assert words["Gemm"] == {"transB", "broadcast"}
     assert words["Relu"] == {"consumed_inputs"}
-    new = families.resnet50_caffe2(opset=9, images=SMALL)
-    words = {node.op_type: {a.name for a in node.attribute} for node in new.graph.node}
+
+
+def test_caffe2_gives_probabilities_of_one_image():
+    image = models.prepared(models.tiny_dataset(classes=1, per_class=1, size=224))
+    model = families.resnet50_caffe2(opset=9, images=SMALL)
+    onnx.checker.check_model(model)
+    words = {node.op_type: {a.name for a in node.attribute} for node in model.graph.node}
     assert words["BatchNormalization"] == {"epsilon", "momentum"}
     assert words["Reshape"] == set()
-
-
-def test_caffe2_answers_the_same_in_each_spelling_that_runs():
-    image = models.prepared(models.tiny_dataset(classes=1, per_class=1, size=224))
-    seen = []
-    for opset in (7, 9):
-        model = families.resnet50_caffe2(opset=opset, images=SMALL)
-        onnx.checker.check_model(model)
-        model.graph.input[0].name = "data"
-        model.graph.node[0].input[0] = "data"
-        seen.append(models.run(model, image)[0])
-    assert seen[0].shape == (1, 1000)
-    assert abs(seen[0].sum() - 1) <= 1e-5
-    assert np.array_equal(*seen)
+    model.graph.input[0].name = "data"
+    model.graph.node[0].input[0] = "data"
+    scores = models.run(model, image)[0]
+    assert scores.shape == (1, 1000)
+    assert abs(scores.sum() - 1) <= 1e-5
 
 
 def test_answers_of_v2_differ_and_stay_in_scale():
@@ -122,11 +121,12 @@ def unlabelled(images):
     return [(image, None) for image in images]
 
 
-@pytest.mark.parametrize("framework", ["onnxrt_qdq", "onnxrt_qoperator"])
-@pytest.mark.parametrize("topology", ["18-v1", "18-v2"])
+@pytest.mark.parametrize(
+    ("topology", "framework"), [("18-v1", "onnxrt_qoperator"), ("18-v2", "onnxrt_qdq")]
+)
 def test_the_eighteen_layer_nets_become_int8_as_a_whole(tmp_path, topology, framework):
     calibration = models.prepared(models.tiny_dataset(16, 3, 32, seed=0))
-    evaluation = models.prepared(models.tiny_dataset(16, 3, 32, seed=5))
+    evaluation = models.prepared(models.tiny_dataset(16, 2, 32, seed=5))
     before = cut(families.make(topology, 7, images=calibration[:16]), 32)
     onnx.save(before, tmp_path / "float.onnx")
     (tmp_path / "job.yaml").write_text(JOB.format(framework=framework))
