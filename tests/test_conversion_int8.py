@@ -308,3 +308,37 @@ def weights(model):
     """Integer constants of two axes or more."""
     wide = {t.name for t in model.graph.initializer if len(t.dims) > 1}
     return {name: value for name, value in integers(model).items() if name in wide}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_damaged_model_is_one_error_or_another_model(nets, form):
+    refused = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        model = onnx.ModelProto()
+        model.CopyFrom(nets["rich"][0][form])
+        for _ in range(rng.integers(1, 4)):
+            damage(model.graph, rng)
+        try:
+            assert change_format(model, OTHER[form]).graph.node
+        except ModelError:
+            refused += 1
+    assert refused > 30
+
+
+def damage(graph, rng):
+    node = graph.node[rng.integers(len(graph.node))]
+    tensor = graph.initializer[rng.integers(len(graph.initializer))]
+    kind = rng.choice(["cut", "swap", "scalar", "long", "output", "drop"])
+    if kind == "cut" and node.input:
+        del node.input[rng.integers(len(node.input)) :]
+    elif kind == "swap" and node.input:
+        node.input[rng.integers(len(node.input))] = tensor.name
+    elif kind == "output":
+        del node.output[:]
+    elif kind == "drop":
+        graph.initializer.remove(tensor)
+    elif kind in ("scalar", "long"):
+        shape = () if kind == "scalar" else (int(rng.integers(6)),)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        tensor.CopyFrom(numpy_helper.from_array(np.ones(shape, dtype), tensor.name))

@@ -10,6 +10,7 @@ from typing import Literal
 
 import onnx
 
+from quantize.conversion.int8_names import FLOAT_FORMS
 from quantize.conversion.int8_qdq import to_qdq
 from quantize.conversion.int8_qoperator import to_qoperator
 from quantize.errors import ModelError
@@ -32,6 +33,14 @@ _SAME_IN_13 = frozenset(
 )  # fmt: skip
 _OLDEST = 10
 
+# How many inputs an operator has at least: nothing else checks those of com.microsoft.
+_LEAST = {
+    "DequantizeLinear": 2, "QGemm": 6, "QLinearAdd": 7, "QLinearConcat": 5, "QLinearConv": 8,
+    "QLinearMatMul": 8, "QLinearMul": 7, "QuantizeLinear": 2, "Conv": 2, "Gemm": 2, "MatMul": 2,
+}  # fmt: skip
+_LEAST_OF_REST = 4
+"""Of the operators on integers of one activation."""
+
 
 def change_format(model: onnx.ModelProto, form: Format) -> onnx.ModelProto:
     """Write an int8 model in the form that is asked for.
@@ -52,6 +61,8 @@ def change_format(model: onnx.ModelProto, form: Format) -> onnx.ModelProto:
     """
     if not any(node.op_type in QUANTIZED_OPS for node in model.graph.node):
         raise ModelError("the model is not int8", "quantize it first: quantize tune")
+    for node in model.graph.node:
+        _check_inputs(node)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _upgrade(copy)
@@ -64,6 +75,18 @@ def change_format(model: onnx.ModelProto, form: Format) -> onnx.ModelProto:
     del copy.graph.value_info[:]
     _settle_domains(copy)
     return copy
+
+
+def _check_inputs(node: onnx.NodeProto) -> None:
+    least = _LEAST.get(node.op_type, _LEAST_OF_REST if node.op_type in FLOAT_FORMS else 0)
+    given = len(node.input)
+    uneven = node.op_type == "QLinearConcat" and given % 3 != 2
+    if given < least or uneven or not all(node.input[:least]) or not node.output:
+        raise ModelError(
+            f"the model's {node.op_type} ({node.name or 'no name'}) has {given} inputs"
+            f" and {len(node.output)} outputs, which is wrong",
+            "make the int8 model again from the float one",
+        )
 
 
 def _upgrade(model: onnx.ModelProto) -> None:

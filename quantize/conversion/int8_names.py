@@ -27,6 +27,9 @@ PLAIN = {
     "Sigmoid": "QLinearSigmoid",
 }
 
+FLOAT_FORMS = {name: op for op, name in PLAIN.items()}
+"""The other way round."""
+
 MOVING = frozenset(
     {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )

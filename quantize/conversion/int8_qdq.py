@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from quantize.conversion.int8_names import (
+    FLOAT_FORMS,
     MOVING,
-    PLAIN,
     QUANTIZED,
     Names,
     copied_attributes,
@@ -22,7 +22,6 @@ from quantize.graph.view import QUANTIZED_OPS, View
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FLOAT = {name: op for op, name in PLAIN.items()}
 _CONVERSIONS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 _INNER = frozenset({"channels_last"})
@@ -69,7 +68,7 @@ class _Rewriter:
             self.scales[node.output[0]] = (node.input[1], self._zero_of(node))
         if op == "DequantizeLinear":
             self.scales.setdefault(node.input[0], (node.input[1], self._zero_of(node)))
-        if op in MOVING and node.input[0] in self.scales:
+        if op in MOVING and node.input and node.input[0] in self.scales:
             self._moving(node)
         elif op not in QUANTIZED_OPS or op in _CONVERSIONS:
             self.nodes.append(node)
@@ -83,7 +82,7 @@ class _Rewriter:
             parts = [list(node.input[i : i + 3]) for i in range(2, len(node.input), 3)]
             floats = [self._float(*part) for part in parts]
             self._emit(node, "Concat", floats, node.input[0], node.input[1])
-        elif op in _FLOAT:
+        elif op in FLOAT_FORMS:
             self._plain(node)
         else:
             raise ModelError(
@@ -128,7 +127,7 @@ class _Rewriter:
         parts = [given[i : i + 3] for i in range(0, len(given) - 2, 3)]
         floats = [self._float(*part) for part in parts]
         scale, zero = given[3 * len(parts)], (*given[3 * len(parts) + 1 :], "")[0]
-        self._emit(node, _FLOAT[node.op_type], floats, scale, zero)
+        self._emit(node, FLOAT_FORMS[node.op_type], floats, scale, zero)
 
     def _moving(self, node: onnx.NodeProto) -> None:
         scale, zero = self.scales[node.input[0]]
@@ -165,13 +164,17 @@ class _Rewriter:
         if scales is None or scales.size == 1:
             return self._float(integers, scale, zero)
         if zeros is not None and zeros.shape != scales.shape:
-            spread = np.broadcast_to(zeros.ravel(), scales.shape).copy()
+            if zeros.size not in (1, scales.size):
+                raise _odd(zero)
+            spread = np.broadcast_to(zeros.ravel(), scales.ravel().shape).copy()
             zero = self.names.constant(f"{integers}.zero", spread)
         return self._dequantized(integers, [scale, zero] if zero else [scale], axis)
 
     def _bias(self, integers: str, x_scale: str, weight_scale: str) -> str:
         """The float tensor of an integer bias, whose scale is the product of two."""
         scales = [self._known(name) for name in (x_scale, weight_scale)]
+        if scales[0].size != 1:
+            raise _odd(x_scale)
         product = scales[0].reshape(()) * scales[1].ravel()
         if product.size == 1:
             product = product.reshape(())
@@ -195,7 +198,7 @@ class _Rewriter:
         if value is None or value.ndim == 0:
             return name
         if value.size != 1:
-            raise ModelError(f"the model's scale {name!r} is not one number", "quantize it again")
+            raise _odd(name)
         wanted = f"{name}.scalar"
         if wanted not in self.names.taken:
             self.names.constant(wanted, value.reshape(()))
@@ -209,3 +212,10 @@ class _Rewriter:
 
     def _zero_of(self, node: onnx.NodeProto) -> str:
         return node.input[2] if len(node.input) > 2 else ""
+
+
+def _odd(name: str) -> ModelError:
+    return ModelError(
+        f"the model's scale or zero point {name!r} is of a wrong shape",
+        "make the int8 model again from the float one",
+    )

@@ -132,6 +132,8 @@ class _Rewriter:
         value, scale = (self.view.constant(part) for part in source.input[:2])
         if value is None or scale is None or value.dtype not in (np.int8, np.uint8):
             return None
+        if value.ndim < 2 or scale.size not in (1, value.shape[axis]):
+            return None
         if scale.size > 1 and _axis(source) % value.ndim != axis:
             return None
         if len(source.input) > 2 and source.input[2]:
