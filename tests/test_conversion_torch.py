@@ -285,7 +285,7 @@ def test_tensors_that_are_no_arrays_are_refused(torch, tmp_path):
         torch.save({"conv1.weight": tensor}, path)
         with pytest.raises(ModelError, match="sparse, quantized, complex"):
             import_torch(path)
-    for content in ([1, 2], {"a": 1}):
+    for content in ([1, 2], {"a": 1}, {"a": torch.zeros(3).untyped_storage()}):
         torch.save(content, path)
         with pytest.raises(ModelError, match="no state dict"):
             import_torch(path)

@@ -40,7 +40,7 @@ def read_pickled(path: Path) -> dict[str, NDArray[Any]]:
     except Exception as error:  # torch raises whatever its reader and unpickler do
         reason = str(error).partition("\n")[0][:200]
         raise ModelError(f"{path} cannot be read by torch: {reason}", "fetch it again") from error
-    state = _state_dict(content)
+    state = _state_dict(torch, content)
     if not state:
         raise ModelError(f"{path} holds no state dict", "save the module's state_dict()")
     size = path.stat().st_size
@@ -73,7 +73,7 @@ def _refused(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _state_dict(content: Any) -> dict[str, Any]:
+def _state_dict(torch: Any, content: Any) -> dict[str, Any]:
     """The tensors of a state dict, or of the one in a checkpoint."""
     if not isinstance(content, Mapping):
         return {}
@@ -83,7 +83,7 @@ def _state_dict(content: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in content.items()
-        if isinstance(name, str) and hasattr(value, "element_size")
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
 
 
@@ -99,12 +99,12 @@ def _array(torch: Any, name: str, tensor: Any, size: int, path: Path) -> NDArray
         raise ModelError(
             f"{path}: {name[:100]!r} declares more values than the file holds", "fetch it again"
         )
-    values = tensor.detach().resolve_conj().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return from_bfloat16(values.view(torch.int16).numpy().view(np.uint16))
     try:
+        values = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return from_bfloat16(values.view(torch.int16).numpy().view(np.uint16))
         return np.asarray(values.numpy())
-    except TypeError as error:  # a kind of number that numpy does not know
+    except (TypeError, RuntimeError) as error:  # nothing that numpy knows
         raise ModelError(
             f"{path}: {name[:100]!r} is of kind {tensor.dtype}", "save the weights as float32"
         ) from error
