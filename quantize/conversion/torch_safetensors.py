@@ -61,15 +61,19 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = _header_length(file.read(8), size, path)
-            entries = _entries(file.read(length), path)
-            _check_places(entries, size - 8 - length, path)
-            return {entry.name: _array(file, 8 + length, entry, path) for entry in entries}
+            return arrays_of(file, os.fstat(file.fileno()).st_size, path)
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror or error}", "check the path"
         ) from error
+
+
+def arrays_of(file: BinaryIO, size: int, path: Path) -> dict[str, NDArray[Any]]:
+    """The same of an open file of that many bytes; errors call it `path`."""
+    length = _header_length(file.read(8), size, path)
+    entries = _entries(file.read(length), path)
+    _check_places(entries, size - 8 - length, path)
+    return {entry.name: _array(file, 8 + length, entry, path) for entry in entries}
 
 
 def _header_length(head: bytes, size: int, path: Path) -> int:
