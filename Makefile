@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LATEST := .venv-latest
+TORCH := .venv-torch
+TORCH_VERSION := 2.13.0
 
-.PHONY: demo test test-slow test-latest check format install clean
+.PHONY: demo test test-slow test-latest test-torch check format install clean
 
 demo: install  ## the main job on a small network and real digits, with INC
 	$(BIN)/quantize demo --output build/demo
@@ -17,6 +19,9 @@ test-slow: install  ## the long tests on real data
 
 test-latest: $(LATEST)/.made  ## the same tests with the newest onnx, onnxruntime, numpy 2, no INC
 	$(LATEST)/bin/python -m pytest -m "not slow and not inc" -n 2 -q
+
+test-torch: $(TORCH)/.made  ## what needs PyTorch, in an environment of its own
+	$(TORCH)/bin/python -m pytest -m "not slow" -q tests/test_conversion_torch.py
 
 check: install  ## what CI asks of the source
 	$(BIN)/ruff check .
@@ -42,5 +47,10 @@ $(LATEST)/.made: pyproject.toml
 	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]'
 	touch $@
 
+$(TORCH)/.made: pyproject.toml
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,torch]' torch==$(TORCH_VERSION) --constraint constraints.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LATEST) build
+	rm -rf $(VENV) $(LATEST) $(TORCH) build
