@@ -88,12 +88,15 @@ class _Seen:
         self._points = points
         self._counter = Counter()
         counted = points | {of.source for name, of in plan.derived.items() if name in points}
+        ways: dict[tuple[str, bool], set[Clipped]] = {}
+        for reads in plan.inputs:
+            ways.setdefault(_form(reads), set()).add(reads.values)
         self._tallies: dict[tuple[str, bool], _Tally] = {}
         for each in plan.fetched:
+            form = each.tensor, each.channels_last
             again = (each.tensor, not each.channels_last) in self._tallies
             counter = self._counter if each.tensor in counted and not again else None
-            ways = {i.values for i in plan.inputs if _form(i) == (each.tensor, each.channels_last)}
-            self._tallies[each.tensor, each.channels_last] = _Tally(each, counter, ways)
+            self._tallies[form] = _Tally(each, counter, ways.get(form, set()))
         self._images = 0
 
     def add(

@@ -129,6 +129,7 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
         How many were folded.
     """
     view = View(model.graph)
+    taken = {*view.initializers, *view.producers}
     folded: set[int] = set()
     for index, norm in enumerate(model.graph.node):
         conv = view.producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -140,8 +141,11 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
         if merged is None:
             continue
         stem = f"{conv.input[1]}.{norm.output[0]}"
-        _set_constant(model.graph, conv, 1, stem, merged[0])
-        _set_constant(model.graph, conv, 2, f"{stem}.bias", merged[1])
+        for position, name, value in zip((1, 2), (stem, f"{stem}.bias"), merged, strict=True):
+            own = _unused(name, taken)
+            taken.add(own)
+            model.graph.initializer.append(numpy_helper.from_array(value, own))
+            _set_input(conv, position, own)
         conv.output[0] = norm.output[0]
         folded.add(index)
     _replace_nodes(model.graph, [n for i, n in enumerate(model.graph.node) if i not in folded])
@@ -288,15 +292,14 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default if found is None else float(onnx.helper.get_attribute_value(found))
 
 
-def _set_constant(
-    graph: onnx.GraphProto, node: onnx.NodeProto, position: int, name: str, value: Array
-) -> None:
-    """Give `node` an own constant: another node may still read the old one."""
-    taken = {tensor.name for tensor in graph.initializer}
-    taken.update(output for other in graph.node for output in other.output)
+def _unused(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
-    graph.initializer.append(numpy_helper.from_array(value, name))
+    return name
+
+
+def _set_input(node: onnx.NodeProto, position: int, name: str) -> None:
+    """Let a node read a constant of its own: another may still read the old one."""
     if len(node.input) <= position:
         node.input.extend([""] * (position + 1 - len(node.input)))
     node.input[position] = name

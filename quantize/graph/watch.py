@@ -106,6 +106,7 @@ def watch(model: onnx.ModelProto) -> Watch:
         model: prepared, shapes inferred; not changed.
     """
     tensors = float_tensors(model)
+    floats = frozenset(tensors)
     rank = _ranks(model)
     known = layers(model)
     derived = _derived(model, tensors)
@@ -117,12 +118,17 @@ def watch(model: onnx.ModelProto) -> Watch:
             layer.name, derived.get(layer.input, Clipped(layer.input)), layer.op_type == "Conv"
         )
         for layer in known
-        if layer.input in tensors
+        if layer.input in floats
     )
-    forms = {name: [rank.get(name) == len(_CHANNELS_LAST)] for name in tensors}
-    for name in {each.values.source for each in inputs}:
-        forms[name] = sorted({e.channels_last for e in inputs if e.values.source == name})
-    wanted = [(name, last) for name in tensors if name not in derived for last in forms[name]]
+    asked: dict[str, set[bool]] = {}
+    for each in inputs:
+        asked.setdefault(each.values.source, set()).add(each.channels_last)
+    wanted = [
+        (name, last)
+        for name in tensors
+        if name not in derived
+        for last in sorted(asked.get(name, {rank.get(name) == len(_CHANNELS_LAST)}))
+    ]
     copy, fetched = with_fetched(model, wanted)
     return Watch(copy, tuple(tensors), fetched, derived, inputs)
 
@@ -137,7 +143,9 @@ def with_fetched(
         wanted: (tensor, whether its four axes are wanted with the channels last).
     """
     copy = with_outputs(model, [])
-    fetched = tuple(_fetch(copy, name, channels_last=last) for name, last in wanted)
+    view = View(model.graph)
+    given = set(view.outputs)
+    fetched = tuple(_fetch(copy, view, given, name, channels_last=last) for name, last in wanted)
     return copy, fetched
 
 
@@ -162,9 +170,10 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     return {name: len(shape) for name, shape in known if shape is not None}
 
 
-def _fetch(model: onnx.ModelProto, name: str, *, channels_last: bool) -> Fetched:
-    """Add the output that carries a tensor, unless it is the input."""
-    view = View(model.graph)
+def _fetch(
+    model: onnx.ModelProto, view: View, given: set[str], name: str, *, channels_last: bool
+) -> Fetched:
+    """Add the output that carries a tensor, unless it is the input or in `given`; adds to that."""
     if name not in view.producers:
         return Fetched(name, channels_last, None)
     output = name
@@ -175,6 +184,7 @@ def _fetch(model: onnx.ModelProto, name: str, *, channels_last: bool) -> Fetched
                 "Transpose", [name], [output], name=output, perm=list(_CHANNELS_LAST)
             )
         )
-    if output not in view.outputs:
+    if output not in given:
+        given.add(output)
         model.graph.output.append(onnx.ValueInfoProto(name=output))
     return Fetched(name, channels_last, output)
