@@ -53,7 +53,8 @@ def calibrate(
         ModelError: a tensor holds NaN or infinity on these images, or the model fails on them.
     """
     plan = watch(model)
-    session = Session(to_bytes(plan.model), threads=threads, name="the calibration graph")
+    name = "the calibration graph"
+    session = Session(to_bytes(plan.model), threads=threads, name=name, spin=False)
     seen = _Seen(plan, frozenset(quantization_points(model)))
     for batch in batches:
         for images, count in _pieces(session, batch, seen):

@@ -55,7 +55,7 @@ def predict(
             "give evaluation.accuracy.dataloader with its transform",
         )
     pipeline = Pipeline(loader.transforms)
-    run = predictor(model)
+    run = predictor(model, at_once=1)
     answers = []
     for path in images:
         logits = run(pipeline(decode(path))[None])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantize.ahead import in_order
 from quantize.answers import Answers, Rows
 from quantize.errors import DataError, ModelError
 from quantize.plan import TOP_K, Batch, Evaluation, Fidelity
-from quantize.runtime import Predict
+from quantize.runtime import Predict, Streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,7 @@ def reference(
         ModelError: the model gives NaN.
     """
     answers = answers or Answers()
-    for batch in batches:
-        logits = checked(batch, predict(batch.images))
+    for batch, (logits,) in answered(batches, predict):
         rows = _rows(batch, logits_row(logits.shape[1]))
         rows["logits"] = logits
         answers.add(rows)
@@ -95,9 +96,9 @@ def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
         ModelError: the model gives NaN.
     """
     answers = Answers()
-    for batch in batches:
+    for batch, (logits,) in answered(batches, predict):
         rows = _rows(batch, PAIR_ROW)
-        rows["float"] = _filled(top_classes(checked(batch, predict(batch.images))))
+        rows["float"] = _filled(top_classes(logits))
         answers.add(rows)
     rows = _all(answers)
     return _evaluation(rows, rows["float"])
@@ -120,8 +121,7 @@ def against(
     """
     answers = answers or Answers()
     place = {digest: index for index, digest in enumerate(base.evaluation.digests)}
-    for batch in batches:
-        logits = checked(batch, predict(batch.images))
+    for batch, (logits,) in answered(batches, predict):
         if not all(digest in place for digest in batch.digests):
             raise _other_images()
         exact = base.logits[[place[digest] for digest in batch.digests]]
@@ -156,10 +156,34 @@ def compare(
         ModelError: a model gives NaN, or the two have not the same classes.
     """
     answers = answers or Answers()
-    for batch in batches:
-        a, b = (checked(batch, predict(batch.images)) for predict in (predict_float, predict_int8))
+    for batch, (a, b) in answered(batches, predict_float, predict_int8):
         answers.add(_pair_rows(batch, a, b))
     return _comparison(_all(answers))
+
+
+def answered(
+    batches: Iterable[Batch], *models: Predict
+) -> Generator[tuple[Batch, list[NDArray[np.float32]]], None, None]:
+    """Batches with the logits of each model, float32 [N,K], in order.
+
+    As many batches are in work at once as all models let ask; the next one is ready by then.
+
+    Raises:
+        DataError: a label is not a class of a model.
+        ModelError: a model gives NaN.
+    """
+
+    def run(batch: Batch) -> list[NDArray[np.float32]]:
+        return [checked(batch, predict(batch.images)) for predict in models]
+
+    at_once = min(model.at_once if isinstance(model, Streams) else 1 for model in models)
+    if at_once == 1:
+        yield from ((batch, run(batch)) for batch in batches)
+        return
+    made = in_order(run, batches, threads=at_once, ahead=lambda: at_once, name="infer")
+    with closing(made):
+        for batch, future in made:
+            yield batch, future.result()
 
 
 # ------------------------------------------------------------------------------- rows

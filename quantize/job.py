@@ -25,6 +25,7 @@ from quantize.graph import io
 from quantize.graph.head import expose_logits
 from quantize.graph.prepare import OLDEST_OPSET
 from quantize.graph.view import Signature, opset, refuse_quantized, signature
+from quantize.journal import SAMPLES
 from quantize.plan import NO_LABEL, Batch, OnProgress, Progress, Sample
 from quantize.runtime import Session, cores
 
@@ -208,11 +209,13 @@ class Job:
 def open_cache(run: Path) -> ArrayCache:
     """A store for prepared images that leaves half of the free disk alone.
 
+    A run that was cut short leaves it to the one that goes on.
+
     Raises:
         OutputError: the run folder cannot be written.
     """
     room = min(_MOST_CACHE_BYTES, shutil.disk_usage(run).free // 2)
-    return ArrayCache(run / "samples", room)
+    return ArrayCache(run / SAMPLES, room)
 
 
 def open_job(

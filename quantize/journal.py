@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
 ANSWERS = "answers"
-_FIRST = frozenset({JOURNAL, ANSWERS, "candidates", "samples"})
+SAMPLES = "samples"
+_KEPT = frozenset({ANSWERS, SAMPLES})
+"""What may be this job's before the journal says so; names tell which of it is."""
+
+_FIRST = frozenset({JOURNAL, *_KEPT, "candidates"})
 
 
 class RunFolder:
@@ -65,6 +69,7 @@ class RunFolder:
         self._lock = self._take_lock()
         if fresh and (path / JOURNAL).exists():
             self.answers.forget()
+            shutil.rmtree(path / SAMPLES, ignore_errors=True)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -232,7 +237,7 @@ class RunFolder:
         make_folder(aside)
         # The journal goes last: as long as it is here, the rest is known to be a run's.
         for child in sorted(self._children(), key=lambda child: child.name == JOURNAL):
-            if child.name != ANSWERS:  # perhaps this job's first ones; their names tell
+            if child.name not in _KEPT:
                 child.rename(aside / child.name)
         log.info("the run folder held another job; it is now %s", aside)
 
@@ -247,7 +252,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for child in self._children():
-            if child.name in (JOURNAL, ANSWERS):
+            if child.name in {JOURNAL, *_KEPT}:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 folder = child.is_dir() and not child.is_symlink()

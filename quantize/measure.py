@@ -30,7 +30,7 @@ from quantize.job import (
 from quantize.latency import Timing, measure, single
 from quantize.plan import Cpu, Evaluation, Goal, Latency, OnProgress, Verdict
 from quantize.probe import noise_image
-from quantize.runtime import Predict, Session, cores, cpu
+from quantize.runtime import Streams, cores, cpu
 from quantize.sanity import check_above_chance
 from quantize.verdict import judge
 
@@ -255,10 +255,10 @@ def timing_of(config: Config | None) -> Timing:
     return Timing(min(asked, cores()), asked, section.warmup, rounds)
 
 
-def predictor(model: Path) -> Predict:
-    """A file as a function from images to logits, on all cores."""
+def predictor(model: Path, *, at_once: int | None = None) -> Streams:
+    """A file as a function from images to logits; all cores if asked `at_once` times at once."""
     proto = expose_logits(io.load(model))
-    return Session(io.to_bytes(proto), threads=cores(), name=f"model {model}").predict
+    return Streams(io.to_bytes(proto), name=f"model {model}", at_once=at_once)
 
 
 def check_same_signature(model: FloatModel, int8_model: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from quantize.candidates import plans
 from quantize.config import INC_STRATEGIES, Config, check_tunable
 from quantize.deadline import NEVER, Deadline
+from quantize.evaluation import answered
 from quantize.graph.expose import float_tensors
 from quantize.graph.prepare import Prepared, prepare
 from quantize.job import Job, open_job
@@ -153,7 +154,15 @@ def _price(job: Job, candidates: int, runs: int, overhead: float, memory: int) -
         ((runs + search + 2 * holdout) * each + overhead + 2 * timed) / 60,
         2 * holdout * each + timed,
         memory,
-        (calibration + search) * channels * height * width * 4,
+        channels * height * width * _kept(job),
+    )
+
+
+def _kept(job: Job) -> int:
+    """Bytes of the cache for each value of an image."""
+    return sum(
+        len(images.samples) * (1 if images.pipeline.in_pixels else 4)
+        for images in (job.calibration, job.search)
     )
 
 
@@ -161,7 +170,7 @@ def _seconds_per_image(job: Job) -> float:
     few = job.holdout.spread(_PROBED)
     predict = predictor(job.model.path)
     start = time.perf_counter()
-    seen = sum(len(predict(batch.images)) for batch in few)
+    seen = sum(len(batch.labels) for batch, _ in answered(few, predict))
     return (time.perf_counter() - start) / max(1, seen)
 
 

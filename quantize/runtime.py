@@ -21,6 +21,9 @@ from quantize.plan import Cpu
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """images float32 [N,C,H,W] -> logits float32 [N,K]."""
 
+MOST_STREAMS = 4
+"""Each stream holds a batch and the activations of one."""
+
 _ISA_BY_FLAG = (  # best first: (flag in /proc/cpuinfo, name, saturates)
     ("amx_int8", "x86-64 AMX-INT8", False),
     ("avx512_vnni", "x86-64 AVX512-VNNI", False),
@@ -44,6 +47,8 @@ class Session:
         arena: whether onnxruntime keeps memory between runs: faster for many runs of one model,
             but dozens of models that are kept would hold gigabytes.
         fuse: whether nodes between DequantizeLinear and QuantizeLinear may run on integers.
+        spin: whether threads without work wait in a loop: one image is done sooner, but whoever
+            works beside them, such as threads that decode, gets a core less.
 
     Raises:
         ModelError: onnxruntime refuses the model; the message holds its reason.
@@ -57,6 +62,7 @@ class Session:
         name: str = "",
         arena: bool = True,
         fuse: bool = True,
+        spin: bool = True,
     ) -> None:
         self.name = name or (str(model) if isinstance(model, Path) else "the model")
         options = onnxruntime.SessionOptions()
@@ -66,6 +72,8 @@ class Session:
         options.enable_cpu_mem_arena = arena
         # Threads that spin after a run would slow the other session of an interleaved pair.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not fuse:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
@@ -137,6 +145,37 @@ class Session:
                 f" {list(scores.shape)}, not [{images},K]"
             )
         return scores.reshape(scores.shape[:2])
+
+
+class Streams:
+    """A model that several threads may ask at once, each with its share of the cores.
+
+    Two runs of one thread take less time than one run of two, and leave no core waiting.
+
+    Args:
+        model: a file or serialized bytes.
+        name: how errors call the model.
+        at_once: how many threads may ask; None: one for each core, up to `MOST_STREAMS`.
+
+    Attributes:
+        at_once: that number.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+
+    def __init__(self, model: Path | bytes, *, name: str = "", at_once: int | None = None) -> None:
+        self.at_once = at_once or min(cores(), MOST_STREAMS)
+        threads = math.ceil(cores() / self.at_once)
+        self._session = Session(model, threads=threads, name=name, spin=self.at_once == 1)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The first output, [N,K], for any N.
+
+        Raises:
+            ModelError: the model fails on this input or gives no [N,K] scores.
+        """
+        return self._session.predict(images)
 
 
 class Operator:

@@ -24,7 +24,7 @@ LEVELS = (
     "search verdict journal remedies sequential layer_table",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
     "data runtime graph histogram answers trinomial",
-    "plan files npz deadline checked_json",
+    "plan files npz deadline checked_json ahead",
     "errors",
 )
 COMPOSITION = 2

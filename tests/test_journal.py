@@ -190,7 +190,7 @@ def test_what_an_interrupted_start_leaves_is_no_obstacle(folder):
     (folder / f"{files.TEMPORARY}abc").touch()
     (folder / JOURNAL).write_text('{"event": "beg')
     assert begun(folder) == "new"
-    assert sorted(p.name for p in folder.iterdir()) == ["candidates", JOURNAL, LOCK]
+    assert sorted(p.name for p in folder.iterdir()) == ["candidates", JOURNAL, LOCK, "samples"]
 
 
 def test_a_link_in_the_folder_is_removed_not_followed(folder, tmp_path):

@@ -1,24 +1,27 @@
-"""Samples -> batches: decoding and preprocessing in threads, in order, ahead of the consumer."""
+"""Samples -> batches: decoding and preprocessing in threads, in order, ahead of the consumer.
+
+Each thread writes its image into the batch where it belongs; the consumer copies nothing.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantize.ahead import in_order
 from quantize.data.images import UnreadableImage, decode
 from quantize.data.resize import UnfitImage
 from quantize.errors import DataError
 from quantize.plan import NO_LABEL, Batch, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from concurrent.futures import Future
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from quantize.data.transforms import Pipeline
 
 _MAX_NAMES = 20
+_MOST_AHEAD = 1 << 28
 
 
 class Unreadable:
@@ -65,7 +69,7 @@ class Unreadable:
 
 
 def batches(
-    samples: Iterable[Sample],
+    samples: Sequence[Sample],
     pipeline: Pipeline,
     *,
     batch_size: int,
@@ -74,7 +78,7 @@ def batches(
     cache: ArrayCache | None = None,
     drop_last: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Prepare images and stack them, while the consumer works on earlier ones.
+    """Prepare images into batches, while the consumer works on earlier ones.
 
     Closing the generator ends its threads as soon as the images in their hands are done.
 
@@ -94,37 +98,75 @@ def batches(
         UnreadableImage: an image cannot be used and `unreadable` is None.
         DataError: the preprocessing is at fault, or images of one batch differ in shape.
     """
-    prepare = _Preparation(pipeline, pipeline.key(), cache)
-    ahead = 2 * workers + batch_size
-    prepared = _prepared(samples, prepare, workers, ahead, unreadable)
-    try:
-        while True:
-            group = list(itertools.islice(prepared, batch_size))
-            if not group or (drop_last and len(group) < batch_size):
+    prepare = _Preparation(pipeline, pipeline.begun_key(), cache)
+    prepared = _usable(_slots(samples, batch_size), prepare, workers, batch_size, unreadable)
+    with closing(prepared):
+        while group := list(itertools.islice(prepared, batch_size)):
+            if drop_last and len(group) < batch_size:
                 return
-            yield _stack(group)
-    finally:
-        prepared.close()
+            yield _batch(group)
+
+
+class _Block:
+    """The memory of one batch, taken when its first image is prepared.
+
+    Args:
+        count: images of the batch.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.images: NDArray[np.float32] | None = None
+        self._count = count
+        self._lock = threading.Lock()
+
+    def place(self, position: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Where an image of this shape goes: into the block, or beside it if it does not fit."""
+        with self._lock:
+            if self.images is None:
+                self.images = np.empty((self._count, *shape), np.float32)
+        fits = self.images.shape[1:] == shape
+        return self.images[position] if fits else np.empty(shape, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
+class _Slot:
+    """A sample and where its image should go, if all before it are readable."""
+
+    sample: Sample
+    block: _Block
+    position: int
+
+
+def _slots(samples: Sequence[Sample], batch_size: int) -> Iterator[_Slot]:
+    for start in range(0, len(samples), batch_size):
+        block = _Block(min(batch_size, len(samples) - start))
+        for position, sample in enumerate(samples[start : start + batch_size]):
+            yield _Slot(sample, block, position)
+
+
 class _Preparation:
-    """From a sample to float32 [C,H,W], by way of the cache.
+    """From a sample to float32 [C,H,W] in its place, by way of the cache.
+
+    Args:
+        pipeline: the preprocessing.
+        recipe: key of its part before the cache, so that one cache serves several recipes.
+        cache: images half way, or None.
 
     Attributes:
-        pipeline: the preprocessing.
-        recipe: its key, so that one cache serves several recipes.
-        cache: prepared images, or None.
+        largest: bytes of the largest image so far.
     """
 
-    pipeline: Pipeline
-    recipe: str
-    cache: ArrayCache | None
+    def __init__(self, pipeline: Pipeline, recipe: str, cache: ArrayCache | None) -> None:
+        self.largest = 0
+        self._pipeline = pipeline
+        self._recipe = recipe
+        self._cache = cache
 
-    def __call__(self, sample: Sample) -> NDArray[np.float32]:
+    def __call__(self, slot: _Slot) -> NDArray[np.float32]:
         """Prepare one image; every error names it."""
+        sample = slot.sample
         try:
-            return self._prepare(sample)
+            image = self._prepare(slot)
         except UnfitImage as error:
             raise UnreadableImage(sample.name, str(error)) from error
         except MemoryError as error:
@@ -133,65 +175,82 @@ class _Preparation:
             raise
         except DataError as error:
             raise DataError(f"image {sample.name}: {error.message}", error.cure) from error
+        self.largest = max(self.largest, image.nbytes)
+        return image
 
-    def _prepare(self, sample: Sample) -> NDArray[np.float32]:
-        source = sample.source
+    def _prepare(self, slot: _Slot) -> NDArray[np.float32]:
+        source = slot.sample.source
         if isinstance(source, np.ndarray) and source.dtype == np.float32:
-            return np.ascontiguousarray(source, dtype=np.float32)
-        name = f"{self.recipe}/{sample.digest}"
-        known = self.cache.get(name) if self.cache is not None else None
+            place = slot.block.place(slot.position, source.shape)
+            place[...] = source
+            return place
+        begun = self._begun(slot.sample)
+        place = slot.block.place(slot.position, self._pipeline.shape(begun))
+        self._pipeline.finish(begun, place)
+        return place
+
+    def _begun(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.float32]:
+        name = f"{self._recipe[:32]}-{sample.digest}"
+        known = self._cache.get(name) if self._cache is not None else None
         if known is not None:
             return known
+        source = sample.source
         image = decode(source) if isinstance(source, Path) else source.astype(np.uint8, copy=False)
-        array = self.pipeline(image)
-        if self.cache is not None:
-            self.cache.put(name, array)
-        return array
+        begun = self._pipeline.begin(image)
+        if self._cache is not None:
+            self._cache.put(name, begun)
+        return begun
 
 
-def _prepared(
-    samples: Iterable[Sample],
+def _usable(
+    slots: Iterable[_Slot],
     prepare: _Preparation,
     workers: int,
-    ahead: int,
+    batch_size: int,
     unreadable: Unreadable | None,
-) -> Generator[tuple[Sample, NDArray[np.float32]], None, None]:
-    """Usable images in order, with up to `ahead` of them prepared or in work."""
-    todo = iter(samples)
-    waiting: deque[tuple[Sample, Future[NDArray[np.float32]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+) -> Generator[tuple[_Slot, NDArray[np.float32]], None, None]:
+    """Usable images in order: the next batch and two for each thread are prepared or in work.
 
-    def refill() -> None:
-        for sample in itertools.islice(todo, ahead - len(waiting)):
-            waiting.append((sample, pool.submit(prepare, sample)))
+    They are fewer where that would take more than `_MOST_AHEAD` bytes.
+    """
 
-    try:
-        refill()
-        while waiting:
-            sample, future = waiting.popleft()
+    def ahead() -> int:
+        if not prepare.largest:  # the first ones tell
+            return workers
+        return max(workers, min(2 * workers + batch_size, _MOST_AHEAD // prepare.largest))
+
+    made = in_order(prepare, slots, threads=workers, ahead=ahead, name="prepare")
+    with closing(made):
+        for slot, future in made:
             try:
-                array = future.result()
+                image = future.result()
             except UnreadableImage as error:
                 if unreadable is None:
                     raise
                 unreadable.add(error.name, error.reason)
                 continue
-            finally:
-                refill()
-            yield sample, array
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            yield slot, image
 
 
-def _stack(group: list[tuple[Sample, NDArray[np.float32]]]) -> Batch:
-    """One batch of images of equal shape."""
-    samples, arrays = zip(*group, strict=True)
-    for sample, array in group:
-        if array.shape != arrays[0].shape:
+def _batch(group: list[tuple[_Slot, NDArray[np.float32]]]) -> Batch:
+    """One batch of images of equal shape: their block, or a copy if one before was unreadable."""
+    samples = [slot.sample for slot, _ in group]
+    first = group[0][1]
+    for sample, (_, image) in zip(samples, group, strict=True):
+        if image.shape != first.shape:
             raise DataError(
-                f"image {sample.name} is prepared as {list(array.shape)} and {samples[0].name}, "
-                f"in the same batch, as {list(arrays[0].shape)}",
+                f"image {sample.name} is prepared as {list(image.shape)} and {samples[0].name}, "
+                f"in the same batch, as {list(first.shape)}",
                 "resize all images to one size, or set batch_size to 1",
             )
+    whole = group[0][0].block
+    in_place = all(
+        slot.block is whole and slot.position == index and image.base is whole.images
+        for index, (slot, image) in enumerate(group)
+    )
+    if in_place and whole.images is not None:
+        images = whole.images[: len(group)]
+    else:
+        images = np.stack([image for _, image in group])
     labels = [NO_LABEL if sample.label is None else sample.label for sample in samples]
-    return Batch(np.stack(arrays), np.asarray(labels, np.int64), tuple(s.digest for s in samples))
+    return Batch(images, np.asarray(labels, np.int64), tuple(s.digest for s in samples))

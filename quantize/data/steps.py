@@ -267,6 +267,19 @@ class CropResize:
 
 
 @dataclass(frozen=True)
+class ResizeShortSideSwapped:
+    """Short side to `size`, lengths cut off, then squeezed; see `ResizeCropImagenet`."""
+
+    size: int
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
+        """[H,W,C] -> rows as many as the columns should be, and columns as the rows."""
+        scale = self.size / min(image.shape[:2])
+        swapped = int(image.shape[1] * scale), int(image.shape[0] * scale)
+        return resize(image, *swapped, "bilinear")
+
+
+@dataclass(frozen=True)
 class ResizeCropImagenet:
     """Short side to `resize_side`, centre crop, /255, normalise, channels first.
 
@@ -304,14 +317,24 @@ class ResizeCropImagenet:
         """[H,W,3] -> float32 [3,height,width]."""
         if self.random_crop:
             raise _random(self)
-        scale = self.resize_side / min(image.shape[:2])
-        swapped = int(image.shape[1] * scale), int(image.shape[0] * scale)
-        resized = resize(image, *swapped, "bilinear")
         # Cropped before the division, which costs less and changes no value.
-        values = _centre(resized, self.height, self.width) / 255.0
-        return (
-            Normalize(self.mean_value, self.std_value)(values).astype(np.float32).transpose(2, 0, 1)
-        )
+        for step in self.geometry:
+            image = step(image)
+        values = image / 255.0
+        for step in self.standardize:
+            values = step(values)
+        return values
+
+    @property
+    def geometry(self) -> tuple[Transform, ...]:
+        """The steps before the division."""
+        return ResizeShortSideSwapped(self.resize_side), CenterCrop((self.height, self.width))
+
+    @property
+    def standardize(self) -> tuple[Transform, ...]:
+        """The steps behind it."""
+        by = Normalize(self.mean_value, self.std_value)
+        return by, Cast("float32"), Transpose((2, 0, 1))
 
 
 @dataclass(frozen=True)

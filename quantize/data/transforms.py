@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantize.data import presets, steps
+from quantize.data.levels import Levels, divide
 from quantize.data.presets import Preset
 from quantize.data.steps import Transform, refuse_random
 from quantize.errors import DataError
@@ -75,10 +77,67 @@ class Pipeline:
             UnfitImage: this image cannot go through.
             DataError: the recipe is at fault; names what came out and the transform to add.
         """
+        begun = self.begin(image)
+        result = np.empty(self.shape(begun), np.float32)
+        self.finish(begun, result)
+        return result
+
+    def begin(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """The part that takes long; its result is worth keeping.
+
+        Args:
+            image: uint8 [H,W,3] RGB.
+
+        Returns:
+            uint8 [H,W,C] where the rest is a table of levels, else float32 and ready; contiguous.
+
+        Raises:
+            UnfitImage, DataError: as for the whole.
+        """
+        if self._divided is None or image.dtype != np.uint8:
+            return self._at_once(image)
+        geometry, levels = self._divided
+        pixels = image
+        for step in geometry:
+            pixels = step(pixels)
+        if pixels.ndim != 3:
+            return self._at_once(image)
+        try:
+            dtype = levels.table(pixels.shape[2]).dtype
+        except DataError:  # its message would name the table's shape
+            return self._at_once(image)
+        self._check_result(levels.shape(pixels.shape), dtype)
+        return np.ascontiguousarray(pixels)
+
+    def shape(self, begun: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[int, ...]:
+        """That of the whole result."""
+        if begun.dtype == np.float32 or self._divided is None:
+            return begun.shape
+        return self._divided[1].shape(begun.shape)
+
+    def finish(
+        self, begun: NDArray[np.uint8] | NDArray[np.float32], out: NDArray[np.float32]
+    ) -> None:
+        """The rest.
+
+        Args:
+            begun: from `begin`.
+            out: float32 of the whole result's shape; written.
+        """
+        if begun.dtype == np.float32 or self._divided is None:
+            out[...] = begun
+        else:
+            self._divided[1].fill(begun.view(np.uint8), out)
+
+    @cached_property
+    def _divided(self) -> tuple[tuple[Transform, ...], Levels] | None:
+        return divide(self.steps)
+
+    def _at_once(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         result: NDArray[Any] = image
         for step in self.steps:
             result = step(result)
-        self._check_result(result)
+        self._check_result(result.shape, result.dtype)
         return np.ascontiguousarray(result, dtype=np.float32)
 
     def check(self) -> None:
@@ -102,17 +161,29 @@ class Pipeline:
         recipe = {"arithmetic": _ARITHMETIC, "steps": self.describe()}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
-    def _check_result(self, result: NDArray[Any]) -> None:
+    @property
+    def in_pixels(self) -> bool:
+        """Whether what `begin` gives has a byte a value, for most images."""
+        return self._divided is not None
+
+    def begun_key(self) -> str:
+        """Hex sha256 of what decides the result of `begin`: recipes may share it."""
+        if self._divided is None:
+            return self.key()
+        geometry = {"pixels": Pipeline(self._divided[0]).describe(), "arithmetic": _ARITHMETIC}
+        return hashlib.sha256(json.dumps(geometry, sort_keys=True).encode()).hexdigest()
+
+    def _check_result(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Refuse what no image classifier takes."""
-        what = f"preprocessing ends with an array {list(result.shape)} of {result.dtype}"
-        if result.dtype.kind not in "fiub":
+        what = f"preprocessing ends with an array {list(shape)} of {dtype}"
+        if dtype.kind not in "fiub":
             raise DataError(what, "add the transform Cast: {dtype: float32} at the end")
-        if result.ndim != 3:
+        if len(shape) != 3:
             raise DataError(
                 f"{what} where channels, rows and columns are needed",
                 "add the transform AlignImageChannel: {dim: 3} at the start",
             )
-        if not self.channels_last and _looks_channels_last(result.shape):
+        if not self.channels_last and _looks_channels_last(shape):
             raise DataError(
                 f"{what}, so channels come last", "add the transform Transpose: {perm: [2, 0, 1]}"
             )
