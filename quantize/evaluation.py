@@ -15,6 +15,7 @@ from quantize.ahead import in_order
 from quantize.answers import Answers, Rows
 from quantize.errors import DataError, ModelError
 from quantize.plan import TOP_K, Batch, Evaluation, Fidelity
+from quantize.remembered import Remembered
 from quantize.runtime import Predict, Streams
 
 
@@ -65,7 +66,7 @@ def top_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def reference(
-    predict: Predict, batches: Iterable[Batch], answers: Answers | None = None
+    predict: Predict | Remembered, batches: Iterable[Batch], answers: Answers | None = None
 ) -> Reference:
     """Run the float model and keep its logits: for sets small enough to hold, 4 N K bytes.
 
@@ -138,7 +139,7 @@ def _other_images() -> DataError:
 
 
 def compare(
-    predict_float: Predict,
+    predict_float: Predict | Remembered,
     predict_int8: Predict,
     batches: Iterable[Batch],
     answers: Answers | None = None,
@@ -162,7 +163,7 @@ def compare(
 
 
 def answered(
-    batches: Iterable[Batch], *models: Predict
+    batches: Iterable[Batch], *models: Predict | Remembered
 ) -> Generator[tuple[Batch, list[NDArray[np.float32]]], None, None]:
     """Batches with the logits of each model, float32 [N,K], in order.
 
@@ -174,9 +175,10 @@ def answered(
     """
 
     def run(batch: Batch) -> list[NDArray[np.float32]]:
-        return [checked(batch, predict(batch.images)) for predict in models]
+        return [checked(batch, _asked(model, batch)) for model in models]
 
-    at_once = min(model.at_once if isinstance(model, Streams) else 1 for model in models)
+    several = (Remembered, Streams)
+    at_once = min(model.at_once if isinstance(model, several) else 1 for model in models)
     if at_once == 1:
         yield from ((batch, run(batch)) for batch in batches)
         return
@@ -184,6 +186,10 @@ def answered(
     with closing(made):
         for batch, future in made:
             yield batch, future.result()
+
+
+def _asked(model: Predict | Remembered, batch: Batch) -> NDArray[np.float32]:
+    return model.of(batch) if isinstance(model, Remembered) else model(batch.images)
 
 
 # ------------------------------------------------------------------------------- rows

@@ -179,6 +179,7 @@ class Job:
         calibration: images that ranges are measured on.
         search: images that candidates are compared on.
         holdout: images that only the verdict sees.
+        memory: folder of float answers beyond a run, or None to compute all.
     """
 
     model: FloatModel
@@ -187,6 +188,7 @@ class Job:
     calibration: Images
     search: Images
     holdout: Images
+    memory: Path | None = None
 
     def searching_until(self, deadline: Deadline) -> Job:
         """The same job whose calibration and search break off then; the verdict has its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from quantize.job import (
 from quantize.latency import Timing, measure, single
 from quantize.plan import Cpu, Evaluation, Goal, Latency, OnProgress, Verdict
 from quantize.probe import noise_image
+from quantize.remembered import Remembered, memory_folder
 from quantize.runtime import Streams, cores, cpu
 from quantize.sanity import check_above_chance
 from quantize.verdict import judge
+from quantize.versions import facts
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ def verify(
     *,
     calibration: Given | None = None,
     evaluation: Given | None = None,
+    fresh: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Verdict:
     """Compare two files on the holdout that `tune` would use, and time them.
@@ -92,6 +95,7 @@ def verify(
         config: data, goal and performance settings; the calibration images are excluded.
         calibration: images from Python instead of the configured ones.
         evaluation: likewise.
+        fresh: compute the float model's answers even where they are known.
         on_progress: told while it works.
 
     Returns:
@@ -109,7 +113,13 @@ def verify(
         on_progress=on_progress,
     )
     return verify_files(
-        job.model, Path(int8_model), job.holdout, config.goal(), timing_of(config), on_progress
+        job.model,
+        Path(int8_model),
+        job.holdout,
+        config.goal(),
+        timing_of(config),
+        on_progress,
+        memory=None if fresh else memory_folder(),
     ).verdict
 
 
@@ -121,6 +131,8 @@ def verify_files(
     timing: Timing,
     on_progress: OnProgress | None = None,
     answers: AnswerFolder | None = None,
+    *,
+    memory: Path | None = None,
 ) -> Verified:
     """The same on opened images: both files are read again from disk.
 
@@ -133,6 +145,8 @@ def verify_files(
         on_progress: told while it works.
         answers: keeps each image's answers as they come, and gives back those of a run that was
             cut short; None: nothing is kept.
+        memory: folder of the float model's answers to these images, beyond a run; None: all are
+            computed, as the int8 model's always are.
 
     Raises:
         DataError: the float model is no better than chance on the labels.
@@ -141,15 +155,27 @@ def verify_files(
     """
     check_same_signature(model, int8_model)
     predict = predictor(model.path)
+    known = remembering(predict, model, images, memory)
     with pairs("verify", answers, model, int8_model, images) as kept:
         todo = images.without(kept.done)
-        comparison = compare(predict, predictor(int8_model), todo, kept)
+        comparison = compare(known or predict, predictor(int8_model), todo, kept)
     if goal.kind != "agreement":
         check_above_chance(comparison.float_, images, predict, model.classes)
     latency = time_files(
         model.path, int8_model, images, timing, floor=goal.speed_floor, on_progress=on_progress
     )
-    return Verified(judge(comparison, goal, latency, cpu()), comparison)
+    verdict = judge(comparison, goal, latency, cpu())
+    return Verified(replace(verdict, reused=known.reused if known else 0), comparison)
+
+
+def remembering(
+    predict: Streams, model: FloatModel, images: Images, memory: Path | None
+) -> Remembered | None:
+    """The float model with the answers that it gave before, or None without a folder for them."""
+    if memory is None:
+        return None
+    given = {"float": model.sha256, "preprocessing": images.pipeline.key(), **facts()}
+    return Remembered(predict, predict.at_once, memory, given, model.classes)
 
 
 def pairs(

@@ -27,10 +27,12 @@ from quantize.outcome import check_output, keep_best, publish, set_aside, write_
 from quantize.plan import OnProgress, Verdict
 from quantize.price import OnPrice, price_of, search_deadline
 from quantize.probe import run_once
-from quantize.report.document import History, document, facts, versions
+from quantize.remembered import memory_folder
+from quantize.report.document import History, document
 from quantize.report.evidence import evidence
 from quantize.search import EXPIRED
 from quantize.strategy import accept, find
+from quantize.versions import facts, versions
 
 __all__ = ["Result", "benchmark", "evaluate", "tune", "verify"]
 
@@ -105,6 +107,7 @@ def tune(  # noqa: PLR0913 - each is one option of the command
     ):
         images = {"calibration": calibration, "evaluation": evaluation}
         job = open_job(model, config, cache, **images, on_progress=on_progress, deadline=deadline)
+        job = replace(job, memory=None if fresh else memory_folder())
         result = _tune(job, output, run, started, on_progress, on_price)
     released = release(run.path, model, bundle) if bundle and result.output else None
     return replace(result, released=released)
@@ -120,7 +123,7 @@ def _tune(
 ) -> Result:
     """The way itself, on opened inputs."""
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    base = accept(job, prepared, run.answers)
+    base = accept(job, prepared, run.answers, job.memory)
     # Until here the job can be refused: an older run and an older output stay as they are.
     state = run.begin(job.key(versions()))
     set_aside(output)
@@ -155,7 +158,9 @@ def _verify(job: Job, best: Path, run: RunFolder, on_progress: OnProgress | None
     """
     goal, timing = job.config.goal(), timing_of(job.config)
     try:
-        return verify_files(job.model, best, job.holdout, goal, timing, on_progress, run.answers)
+        return verify_files(
+            job.model, best, job.holdout, goal, timing, on_progress, run.answers, memory=job.memory
+        )
     except BudgetError as error:
         raise BudgetError(
             f"{error.message} before the verdict; the best candidate, unverified, is {best}",

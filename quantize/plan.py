@@ -439,6 +439,7 @@ class Verdict:
         more_images: images that would probably decide, where undecided.
         latency: time of both files, or None where it was not measured.
         cpu: the processor that this was seen on.
+        reused: float answers that an earlier run had computed; int8's are always computed.
     """
 
     outcome: Outcome
@@ -456,6 +457,7 @@ class Verdict:
     more_images: int | None
     latency: Latency | None
     cpu: Cpu
+    reused: int = 0
 
     @property
     def exit_code(self) -> int:

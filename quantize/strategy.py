@@ -21,7 +21,7 @@ from quantize.judging import baseline, decidable, judge, probe, probe_images, pr
 from quantize.latency import meets_floor
 from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
-from quantize.measure import predictor, time_files, timing_of
+from quantize.measure import predictor, remembering, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
 from quantize.remedies import WALKED
 from quantize.runtime import cores
@@ -37,13 +37,19 @@ _LEAST_WALKED = 16
 _WALKED_VALUES = 1 << 20
 
 
-def accept(job: Job, prepared: Prepared, answers: AnswerFolder | None = None) -> Reference:
+def accept(
+    job: Job,
+    prepared: Prepared,
+    answers: AnswerFolder | None = None,
+    memory: Path | None = None,
+) -> Reference:
     """All that can refuse a job on sight of its content; nothing is written but `answers`.
 
     Args:
         job: the inputs.
         prepared: the working copy.
         answers: keeps the float model's answers as they come; None: in memory only.
+        memory: folder of its answers beyond a run; None: all are computed.
 
     Returns:
         The float model's answers on the search images.
@@ -56,7 +62,8 @@ def accept(job: Job, prepared: Prepared, answers: AnswerFolder | None = None) ->
     check_plans(job.config, prepared.model)
     predict = predictor(job.model.path)
     with _float_answers(job, answers) as kept:
-        base = reference(predict, job.search.without(kept.done), kept)
+        known = remembering(predict, job.model, job.search, memory)
+        base = reference(known or predict, job.search.without(kept.done), kept)
     check_float(job, base.evaluation, predict)
     return base
 

@@ -97,6 +97,20 @@ class TinyJob:
         return ("tune", *files, "--quiet", *map(str, more))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory):
+    """Fixtures that last longer than a test leave the user's cache alone, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTIZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache, nor another test's."""
+    monkeypatch.setenv("QUANTIZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """A tiny residual network whose head fits four classes of striped images."""

@@ -22,9 +22,10 @@ LEVELS = (
     " classify report demo rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
     "search verdict journal remedies sequential layer_table",
-    "calibrate engines evaluation moments paired latency probe repair statistics_store",
-    "data runtime graph histogram answers trinomial",
-    "plan files npz deadline checked_json ahead",
+    "calibrate engines evaluation moments paired latency probe repair statistics_store versions",
+    "data runtime graph histogram answers remembered trinomial",
+    "plan private",
+    "files npz deadline checked_json ahead",
     "errors",
 )
 COMPOSITION = 2

@@ -18,6 +18,7 @@ import quantize
 from conftest import CLASSES, SIZE, TinyJob
 from models import labels_of, prepared, tiny_dataset
 from quantize import deadline, pipeline
+from quantize.data import loader
 from quantize.engines import inc
 from quantize.errors import BudgetError, Interrupted
 
@@ -74,7 +75,7 @@ def test_answers_of_an_evaluation_cut_short_are_used_again(job, ladder, stage, a
     assert evidence(job, again.report) == evidence(ladder[0], ladder[1].report)
     reused = again.report["measured"]["reused"]
     assert reused["answers"] >= 8  # at least the batch before
-    assert ladder[1].report["measured"]["reused"] == {"trials": 0, "answers": 0}
+    assert ladder[1].report["measured"]["reused"] == {"trials": 0, "answers": 0, "float_answers": 0}
     count = f"{reused['trials']} candidates and {reused['answers']} answers of an earlier run"
     assert count in (job.run / "summary.txt").read_text()
     assert not (job.run / "answers").exists()
@@ -89,11 +90,27 @@ def test_a_verdict_cut_short_runs_only_the_images_that_are_left(job):
     assert seen == [48, 56, 60]
 
 
+def test_a_run_that_goes_on_decodes_no_calibration_or_search_image_again(job, monkeypatch):
+    decoded = Counter()
+    decode = loader.decode
+    monkeypatch.setattr(
+        loader, "decode", lambda p: decoded.update([p.name + p.parent.parent.name]) or decode(p)
+    )
+    with pytest.raises(Interrupted):
+        job.tune(on_progress=Stop("verify", 1))
+    assert any((job.run / "samples").iterdir())
+    before = decoded.copy()
+    job.tune()
+    again = {name for name in decoded if decoded[name] > before[name] > 0}
+    assert not {name for name in again if name.endswith("calibration")}
+    assert not (job.run / "samples").exists()
+
+
 def test_fresh_uses_no_answer_again(job):
     with pytest.raises(Interrupted):
         job.tune(on_progress=Stop("verify", 5))
     again = job.tune(fresh=True)
-    assert again.report["measured"]["reused"] == {"trials": 0, "answers": 0}
+    assert again.report["measured"]["reused"] == {"trials": 0, "answers": 0, "float_answers": 0}
 
 
 @pytest.mark.inc

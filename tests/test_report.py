@@ -87,7 +87,7 @@ KEYS = (
     | under("changed", {"first", "images"})
     | {"classes"}
     | under("measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"})
-    | under("measured.reused", {"trials", "answers"})
+    | under("measured.reused", {"answers", "float_answers", "trials"})
     | under("measured.cpu", {"cores", "isa", "name", "saturates"})
     | under("measured.latency", LATENCY)
     | under("measured.trials", {"plan", "seconds"})

@@ -44,6 +44,9 @@ def verify(
     digest: Annotated[
         str | None, typer.Option("--digest", help="Published sha256 of SHA256SUMS.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Two models: compute known float answers again.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,7 +65,7 @@ def verify(
 
     settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
     with progress(quiet or as_json) as on_progress:
-        seen = measure.verify(model, int8_model, settings, on_progress=on_progress)
+        seen = measure.verify(model, int8_model, settings, fresh=fresh, on_progress=on_progress)
     say(verdict_to_json(seen), verdict_lines(seen), as_json)
     raise typer.Exit(seen.exit_code)
 

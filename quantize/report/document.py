@@ -7,12 +7,10 @@ package versions and instruction set. The layout is described in docs/report.md.
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,10 @@ from quantize.plan import Latency, SearchResult, Trial, Verdict
 from quantize.probe import shapes_of
 from quantize.report.tables import Tables
 from quantize.report.values import finite
-from quantize.runtime import cpu
+from quantize.versions import versions
 
 SCHEMA_VERSION = 1
 _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^/\s:;,'\"]+/)+")
-_PACKAGES = ("neural-compressor", "numpy", "onnx", "onnxruntime", "pillow")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,11 @@ def document(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(history.seconds, 1),
             "earlier_run": history.state,
-            "reused": {"trials": history.trials, "answers": history.answers},
+            "reused": {
+                "trials": history.trials,
+                "answers": history.answers,
+                "float_answers": verdict.reused,
+            },
             "passes_over_search_set": round(
                 job.search.tally.images / max(1, len(job.search.samples)), 2
             ),
@@ -106,22 +107,6 @@ def document(
         },
     }
     return finite(content)  # type: ignore[no-any-return]
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, Python, and the packages that decide the bytes."""
-    found = {"quantize": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def facts() -> dict[str, Any]:
-    """What decides a model's answers beside model and image."""
-    return {"versions": versions(), "isa": cpu().isa}
 
 
 def model_coverage(path: Path, size: tuple[int, int, int]) -> Coverage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantize.report.verdict import closeness_line, verdict_line
+from quantize.report.verdict import closeness_line, reused_line, verdict_line
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -47,10 +47,11 @@ def _files(report: dict[str, Any]) -> list[str]:
 
 def _reused(report: dict[str, Any]) -> list[str]:
     reused = report["measured"]["reused"]
-    if not (reused["trials"] or reused["answers"]):
-        return []
-    trials, answers = reused["trials"], reused["answers"]
-    return [f"reused     {trials} candidates and {answers} answers of an earlier run"]
+    trials, answers, known = (reused.get(k, 0) for k in ("trials", "answers", "float_answers"))
+    lines = []
+    if trials or answers:
+        lines.append(f"reused     {trials} candidates and {answers} answers of an earlier run")
+    return lines + ([reused_line(known, report["verdict"]["images"])] if known else [])
 
 
 def _images(report: dict[str, Any]) -> list[str]:

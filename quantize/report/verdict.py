@@ -27,9 +27,16 @@ def verdict_lines(seen: Verdict) -> list[str]:
             f" {seen.drop.high:.2f} (lost {seen.drop.lost}, gained {seen.drop.gained} images)",
         ]
     lines.append(closeness_line(seen.fidelity.sqnr_db, seen.fidelity.agreement))
+    if seen.reused:
+        lines.append(reused_line(seen.reused, seen.images))
     if seen.latency is not None:
         lines += latency_lines(seen.latency)
     return [*lines, "", verdict_line(seen.outcome, seen.reason, seen.images, seen.cpu.isa)]
+
+
+def reused_line(known: int, images: int) -> str:
+    """How many of the float model's answers were not computed anew; int8's always are."""
+    return f"reused     {known} of {images} answers of the float model, from an earlier run"
 
 
 def closeness_line(sqnr_db: float | None, agreement: float) -> str:

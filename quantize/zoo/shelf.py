@@ -12,6 +12,7 @@ from pathlib import Path
 
 from quantize.errors import OutputError
 from quantize.files import cannot_write, sha256
+from quantize.private import private_folder
 from quantize.zoo.table import Entry
 
 _POLL_S = 0.05
@@ -26,20 +27,7 @@ def open_shelf(cache: Path | None) -> Path:
     Raises:
         OutputError: it cannot be made, or others could swap the files in it.
     """
-    shelf = (cache or _default()) / "zoo"
-    try:
-        shelf.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shelf.mkdir(mode=0o700, exist_ok=True)
-        seen = shelf.lstat()
-    except OSError as error:
-        raise cannot_write(shelf, error) from error
-    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
-        raise OutputError(f"cache {shelf} is no folder of this user", "name another with --cache")
-    if seen.st_mode & 0o022:
-        raise OutputError(
-            f"cache {shelf} can be written by other users", "chmod it to 700, or name another"
-        )
-    return shelf
+    return private_folder("zoo", cache)
 
 
 @contextmanager
@@ -88,16 +76,3 @@ def is_right(path: Path, entry: Entry) -> bool:
         return regular and seen.st_size == entry.size and sha256(path) == entry.sha256
     except OSError:
         return False
-
-
-def _default() -> Path:
-    """The user's cache folder."""
-    named, base = os.environ.get("QUANTIZE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if named:
-        return Path(named)
-    if base and Path(base).is_absolute():
-        return Path(base) / "quantize"
-    try:
-        return Path.home() / ".cache" / "quantize"
-    except RuntimeError as error:
-        raise OutputError("this user has no home folder for the cache", "name --cache") from error
