@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -272,11 +272,13 @@ def _all(answers: Answers) -> Rows:
 
 
 def _evaluation(rows: Rows, top: NDArray[np.int64]) -> Evaluation:
-    classes = int((top[0] != _NONE).sum())
-    digests = tuple(str(digest, "ascii") for digest in rows["digest"].tolist())
-    return Evaluation(
-        digests, np.ascontiguousarray(top[:, :classes], np.int64), rows["label"].astype(np.int64)
-    )
+    digests = tuple(str(digest, "ascii") for digest in rows["digest"])
+    return Evaluation(digests, _trimmed(top), rows["label"].astype(np.int64))
+
+
+def _trimmed(top: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The inverse of `_filled`."""
+    return np.ascontiguousarray(top[:, : int((top[0] != _NONE).sum())], np.int64)
 
 
 def _comparison(rows: Rows) -> Comparison:
@@ -284,7 +286,9 @@ def _comparison(rows: Rows) -> Comparison:
     # Exact sums: they depend neither on the batches nor on the order.
     signal, noise = (_sum(rows[name].tolist()) for name in ("signal", "noise"))
     fidelity = Fidelity(sqnr_db(signal, noise), float(equal.mean()))
-    return Comparison(_evaluation(rows, rows["float"]), _evaluation(rows, rows["int8"]), fidelity)
+    exact = _evaluation(rows, rows["float"])
+    # One tuple of digests for both: of many images it is not small.
+    return Comparison(exact, replace(exact, top5=_trimmed(rows["int8"])), fidelity)
 
 
 def _sum(values: list[float]) -> float:

@@ -35,7 +35,7 @@ Outcome = Literal["met", "unmet", "undecided"]
 # ---------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image and what is known of it.
 

@@ -149,7 +149,7 @@ def _count_duplicates(datasets: list[Sequence[Sample]]) -> int:
     repeats: Counter[str] = Counter()
     for samples in datasets:
         counts = Counter(sample.digest for sample in samples)
-        repeats |= Counter({digest: count - 1 for digest, count in counts.items()})
+        repeats |= Counter({digest: count - 1 for digest, count in counts.items() if count > 1})
     return repeats.total()
 
 
