@@ -40,19 +40,25 @@ class Sample:
     """One image and what is known of it.
 
     Attributes:
-        source: a file, or uint8 [H,W,3] RGB before preprocessing, or float32 [C,H,W] after it.
+        kept: the source; a file as text where there are many, since a Path is five times as large.
         label: class index of the model, or None.
         digest: sha256 (hex) of the file's or the array's bytes; equal digests are one image.
     """
 
-    source: Path | NDArray[np.uint8] | NDArray[np.float32] = field(compare=False, repr=False)
+    kept: str | Path | NDArray[np.uint8] | NDArray[np.float32] = field(compare=False, repr=False)
     label: int | None
     digest: str
 
     @property
+    def source(self) -> Path | NDArray[np.uint8] | NDArray[np.float32]:
+        """A file, or uint8 [H,W,3] RGB before preprocessing, or float32 [C,H,W] after it."""
+        return Path(self.kept) if isinstance(self.kept, str) else self.kept
+
+    @property
     def name(self) -> str:
         """The file name, or the first digits of the digest for an array."""
-        return self.source.name if isinstance(self.source, Path) else self.digest[:12]
+        source = self.source
+        return source.name if isinstance(source, Path) else self.digest[:12]
 
 
 @dataclass(frozen=True, eq=False)

@@ -508,7 +508,10 @@ def digest_samples(
 
 
 def _digest_chunk(items: list[Item]) -> list[Sample]:
-    return [Sample(source, label, _digest(source)) for source, label in items]
+    return [
+        Sample(os.fspath(source) if isinstance(source, Path) else source, label, _digest(source))
+        for source, label in items
+    ]
 
 
 def _digest(source: Path | NDArray[Any]) -> str:
