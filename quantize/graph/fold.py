@@ -141,11 +141,8 @@ def batch_normalizations(model: onnx.ModelProto) -> int:
         if merged is None:
             continue
         stem = f"{conv.input[1]}.{norm.output[0]}"
-        for position, name, value in zip((1, 2), (stem, f"{stem}.bias"), merged, strict=True):
-            own = _unused(name, taken)
-            taken.add(own)
-            model.graph.initializer.append(numpy_helper.from_array(value, own))
-            _set_input(conv, position, own)
+        _set_constant(model.graph, conv, 1, (stem, merged[0]), taken)
+        _set_constant(model.graph, conv, 2, (f"{stem}.bias", merged[1]), taken)
         conv.output[0] = norm.output[0]
         folded.add(index)
     _replace_nodes(model.graph, [n for i, n in enumerate(model.graph.node) if i not in folded])
@@ -166,10 +163,11 @@ def channel_factors(model: onnx.ModelProto) -> int:
     values = {name: numpy_helper.to_array(t) for name, t in view.initializers.items()}
     norms = [n for n in model.graph.node if _scaled(n, view, values)]
     shapes = inferred_shapes(model) if norms else {}
+    taken = {*view.initializers, *view.producers}
     gone: set[str] = set()
     for norm in norms:
         if len(shapes.get(norm.output[0]) or []) == 4:
-            gone.update(_scale(model.graph, norm, view, values))
+            gone.update(_scale(model.graph, norm, view, values, taken))
     kept = [n for n in model.graph.node if n.op_type not in _FACTORS or n.output[0] not in gone]
     _replace_nodes(model.graph, kept)
     return len(gone)
@@ -186,7 +184,11 @@ def _scaled(node: onnx.NodeProto, view: View, values: dict[str, Array]) -> bool:
 
 
 def _scale(
-    graph: onnx.GraphProto, norm: onnx.NodeProto, view: View, values: dict[str, Array]
+    graph: onnx.GraphProto,
+    norm: onnx.NodeProto,
+    view: View,
+    values: dict[str, Array],
+    taken: set[str],
 ) -> list[str]:
     """Fold all that follows one BatchNormalization; the outputs of the nodes that go."""
     gamma, beta = (values[name].astype(np.float64) for name in norm.input[1:3])
@@ -200,7 +202,7 @@ def _scale(
         gone.append(reader.output[0])
     for position, value in ((1, gamma), (2, beta)):
         name = f"{norm.input[position]}.{gone[-1]}"
-        _set_constant(graph, norm, position, name, value.astype(np.float32))
+        _set_constant(graph, norm, position, (name, value.astype(np.float32)), taken)
     norm.output[0] = gone[-1]
     return gone[1:]
 
@@ -292,14 +294,22 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default if found is None else float(onnx.helper.get_attribute_value(found))
 
 
-def _unused(name: str, taken: set[str]) -> str:
+def _set_constant(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    position: int,
+    named: tuple[str, Array],
+    taken: set[str],
+) -> None:
+    """Give `node` an own constant: another node may still read the old one.
+
+    Its name is a new one: what is in `taken` is, and it joins them.
+    """
+    name, value = named
     while name in taken:
         name += "_"
-    return name
-
-
-def _set_input(node: onnx.NodeProto, position: int, name: str) -> None:
-    """Let a node read a constant of its own: another may still read the old one."""
+    taken.add(name)
+    graph.initializer.append(numpy_helper.from_array(value, name))
     if len(node.input) <= position:
         node.input.extend([""] * (position + 1 - len(node.input)))
     node.input[position] = name
