@@ -56,11 +56,12 @@ NNCF = Environment(
     "nncf",
     ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1", "openvino==2026.4.1"),
 )
-# Its own metadata names none of the last six, and it asks for numpy below 2.
+# Its own metadata names few of these, and asks for numpy below 2.
 ONNX_NEURAL_COMPRESSOR = Environment(
     "onnx-neural-compressor",
     (
         "onnx-neural-compressor==1.0",
+        "ml_dtypes==0.5.4",
         "numpy==1.26.4",
         "onnx==1.18.0",
         "onnxruntime==1.31.1",

@@ -47,7 +47,8 @@ SCRIPTS = ("calibration", "data_path", "growth")
 BATCHES = (1, 8, 32)
 SCRIPT_SECONDS = 3600.0
 _ANSWER_SECONDS = 1200.0
-_FULL, _QUICK = Rounds(40, 60.0), Rounds(8, 2.0)
+_TUNING_SECONDS = 600.0
+_FULL, _QUICK = Rounds(100, 60.0), Rounds(8, 2.0)
 
 Say = Callable[[str], None]
 
@@ -164,13 +165,21 @@ class Suite:
         except (CaseError, QuantizeError) as error:
             self.results["cases"][case.key]["failed"] = str(error)
             return
+        try:
+            self._parts(files, say)
+        finally:  # the largest files; what is left says what was done
+            for large in (files.calibration, files.holdout):
+                large.unlink(missing_ok=True)
+
+    def _parts(self, files: Ready, say: Say) -> None:
+        case = files.case
         if case.measured and {"latency", "accuracy"}.intersection(self.plan.parts):
             self._measure(files, say)
         if "tuning" in self.plan.parts:
             say(f"{case.key}: tuning")
             self.results["tuning"] += tuning.measure(
                 files,
-                repeats=1 if self.plan.quick else 3,
+                seconds=0.0 if self.plan.quick else _TUNING_SECONDS,
                 patience=1.5 if self.plan.quick else 6.0,
                 with_inc=inc.available() is None,
             )

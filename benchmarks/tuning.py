@@ -11,6 +11,7 @@ import json
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.cases import ROOT, Ready
 from benchmarks.environments import reason
 from benchmarks.process_tree import Ended, run
 
+MOST_REPEATS = 3
 MOST_SECONDS = 3600.0
 WHERE_FIRST_FAILS, WHERE_FIRST_PASSES = 0.2, 1.25
 """What our time may be, in INC's: depending on whether INC's first candidate meets the goal."""
@@ -30,20 +32,21 @@ Run = Callable[[list[str], Path, float], Ended]
 
 
 def measure(
-    case: Ready, *, repeats: int, patience: float, with_inc: bool, runner: Run = run
+    case: Ready, *, seconds: float, patience: float, with_inc: bool, runner: Run = run
 ) -> list[dict[str, Any]]:
-    """Rows of ours and of INC's, medians of some repeats.
+    """Rows of ours and of INC's, medians of up to `MOST_REPEATS` turns.
 
     Args:
         case: model, images and goal.
-        repeats: of both, in turn.
+        seconds: after these neither gets another turn.
         patience: INC's time, in ours.
         with_inc: whether it is installed.
         runner: runs a program.
     """
     mine: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
-    for _ in range(repeats):
+    start = time.monotonic()
+    while not mine or (len(mine) < MOST_REPEATS and time.monotonic() - start < seconds):
         mine.append(_guided(case, runner))
         if with_inc:
             limit = min(MOST_SECONDS, max(10.0, patience * mine[-1]["seconds"]))
