@@ -42,7 +42,9 @@ def _arguments() -> argparse.Namespace:
 
 def _results(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.source:
-        content: dict[str, Any] = json.loads(asked.source.read_text())
+        content = json.loads(asked.source.read_text())
+        if not isinstance(content, dict) or not content.keys() >= {"machine", "latency"}:
+            raise ValueError(f"{asked.source.name} holds no results of this suite")
         return content
     plan = Plan(
         quick=asked.quick,
