@@ -101,7 +101,8 @@ def _told(span: Span) -> dict[str, Any]:
 
 
 def _noise(exact: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.square(exact.astype(np.float64) - found).sum(axis=1)
+    noise: NDArray[np.float64] = np.square(exact.astype(np.float64) - found).sum(axis=1)
+    return noise
 
 
 def _finite(value: float) -> float | None:

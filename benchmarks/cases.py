@@ -18,6 +18,8 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from onnx import version_converter
 from PIL import Image
 
 from quantize import load_config
@@ -205,13 +207,13 @@ def _topology(images: Path, folder: Path) -> Path:
     if not images.is_dir():
         images = folder / "images"
         build.write_imagenet_raw(images, build.tiny_dataset(10, 20, 256, seed=1))
-    seen = [
-        (np.asarray(Image.open(path).convert("RGB").resize((224, 224))), 0)
-        for path in sorted(images.glob("*.*"))
-        if path.suffix in (".JPEG", ".png")
+    files = sorted(path for path in images.iterdir() if path.suffix in (".JPEG", ".png"))
+    few = [
+        (np.asarray(Image.open(file).convert("RGB").resize((224, 224))), 0)
+        for file in files[:: max(1, len(files) // 16)]
     ]
     path = folder / "float.onnx"
-    onnx.save(build.resnet50_v1(images=build.prepared(seen[:: max(1, len(seen) // 16)])), path)
+    onnx.save(build.resnet50_v1(images=build.prepared(few)), path)
     return path
 
 
@@ -234,23 +236,24 @@ def _upgraded(model: Path, target: Path) -> Path:
     opsets = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     if max(opsets) >= PEERS_OPSET:
         return model
-    onnx.save(onnx.version_converter.convert_version(proto, PEERS_OPSET), target)
+    onnx.save(version_converter.convert_version(proto, PEERS_OPSET), target)
     return target
 
 
-def _write(images: Images, target: Path) -> np.ndarray:
-    """Write prepared images as one array; returns their labels, int64 [N]."""
-    every: np.ndarray | None = None
-    labels: list[np.ndarray] = []
+def _write(images: Images, target: Path) -> NDArray[np.int64]:
+    """Write prepared images as one array; returns their labels, int64 [N].
+
+    Raises:
+        CaseError: one of them is unreadable.
+    """
+    every: NDArray[np.float32] | None = None
+    labels: list[int] = []
     for batch in images:
         if every is None:
             shape = (len(images.samples), *batch.images.shape[1:])
-            every = open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
-        done = sum(map(len, labels))
-        every[done : done + len(batch.images)] = batch.images
-        labels.append(batch.labels)
-    found = np.concatenate(labels)
-    if every is None or len(found) != len(every):
-        raise CaseError(f"not measured: {len(images.samples) - len(found)} images are unreadable")
-    every.flush()
-    return found
+            every = open_memmap(target, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        every[len(labels) : len(labels) + len(batch.images)] = batch.images
+        labels += batch.labels.tolist()
+    if len(labels) != len(images.samples):
+        raise CaseError(f"not measured: {len(images.samples) - len(labels)} images are unreadable")
+    return np.array(labels, np.int64)

@@ -65,8 +65,8 @@ def run(command: list[str], folder: Path, seconds: float) -> Ended:
             took = time.monotonic() - start
             peak.stop()
             end_group(process)
-    words = (text.decode(errors="replace") for text in (out, err))
-    return Ended(code, *words, took, peak.bytes or None)
+    said, complained = (text.decode(errors="replace") for text in (out, err))
+    return Ended(code, said, complained, took, peak.bytes or None)
 
 
 def tree(pid: int, proc: Path = Path("/proc")) -> Iterator[int]:

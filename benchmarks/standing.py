@@ -7,7 +7,7 @@ ratio theirs / ours of each interleaved round, its median and the interval of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -112,7 +112,7 @@ def decibels_difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) 
     return Span(float(10 * np.log10(theirs.sum() / ours.sum())), float(low), float(high))
 
 
-def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The rival that is fastest, or None where none ran."""
     ran = [row for row in rows if row["rival"] and "failed" not in row]
     return min(ran, key=lambda row: float(row["ms"]["value"]), default=None)

@@ -136,7 +136,7 @@ def _basic(case: Ready, limit: float, runner: Run) -> dict[str, Any]:
         return told | {"failed": f"failed: not within {limit + _GRACE_S:.0f} s"}
     if ended.code or not ended.out.strip():
         return told | {"failed": f"failed: {reason(ended.err)}"}
-    seen = json.loads(ended.out.splitlines()[-1])
+    seen: dict[str, Any] = json.loads(ended.out.splitlines()[-1])
     if "failed" in seen:
         return told | {"failed": f"failed: {seen['failed']}"}
     seen |= {

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 
@@ -119,7 +120,9 @@ def test_a_program_that_does_not_end_is_ended_with_what_it_started(tmp_path):
     sleeping = "import time; time.sleep(60)"
     code = f"{CHILD} p = subprocess.Popen([sys.executable, '-c', {sleeping!r}]); print(p.pid,"
     code += " flush=True); p.wait()"
+    start = time.monotonic()
     ended = process_tree.run([sys.executable, "-c", code], tmp_path, 1.5)
+    assert time.monotonic() - start < 20
     assert ended.code is None
     status = tmp_path.__class__(f"/proc/{ended.out.split()[-1]}/status")
     assert not status.exists() or "Z (zombie)" in status.read_text()
