@@ -148,7 +148,11 @@ class Suite:
     def _prepare_environments(self, say: Say) -> None:
         for peer in self.peers:
             environment = environment_of(peer, self.plan.quick)
-            entry: dict[str, Any] = {"name": peer.name, "environment": environment.name}
+            entry: dict[str, Any] = {
+                "name": peer.name,
+                "environment": environment.name,
+                "runtime": peer.runtime,
+            }
             if environment != PROJECT:
                 say(f"{peer.key}: environment {environment.name}")
             try:

@@ -62,7 +62,10 @@ def results():
             "small": {"name": "Small | net", "goal": "relative: 0.01"},
             "absent": {"name": "Absent", "goal": "relative: 0.01", "failed": "not here"},
         },
-        "peers": {key: {"name": name, "environment": "x"} for key, name in names.items()},
+        "peers": {
+            key: {"name": name, "environment": "x", "runtime": "onnxruntime"}
+            for key, name in names.items()
+        },
         "made": [{"case": "small", "peer": "ours", "seconds": 1.0, "note": "exit 3: not released"}],
         "latency": rows,
         "accuracy": [
@@ -104,8 +107,13 @@ def test_the_page_holds_every_part(results):
     text = page.whole(results, CAUSES)
     assert "Load 0.5 before, 1.5 after." in text
     assert "took 1.5 minutes." in text
-    assert "| Small \\| net | 1 | 1 | 1 | 3 | Them | 2 | 2.00 (1.99 to 2.01) | ahead |" in text
-    assert "| Small \\| net | 1 | 2 | 1 | 3 | Them | 0.5 | 0.50 (0.49 to 0.51) | behind |" in text
+    assert (
+        "| Small \\| net | 1 | 1 | 1 | 3 | 3.00 | Them | 2 | 2.00 (1.99 to 2.01) | ahead |" in text
+    )
+    assert (
+        "| Small \\| net | 1 | 2 | 1 | 3 | 0.90 | Them | 0.5 | 0.50 (0.49 to 0.51) | behind |"
+        in text
+    )
     assert "| Broken | did not run | did not run |" in text
     assert "## Data path\n\n| x |" in text
     assert "## Growth\n\nDid not run: no." in text
@@ -124,6 +132,24 @@ def test_every_row_that_is_behind_stands_there_with_its_cause(results):
         "| Small \\| net, relative: 0.01 | INC `basic` | time of tuning"
         " | 1.50 of its time, at most 1.25 asked | not known yet |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ms", "cause"),
+    [
+        (0.51, "the runtime, not the file: run there, quantize's takes 1.02 to 1.02 of its time"),
+        (0.6, "not known yet"),
+        (None, "not known yet"),
+    ],
+)
+def test_a_runtime_in_which_our_file_is_as_fast_is_the_cause(results, ms, cause):
+    results["peers"]["them"]["runtime"] = "fast"
+    results["peers"]["ours-fast"] = {"name": "there", "environment": "x", "runtime": "fast"}
+    if ms:
+        results["latency"].insert(4, latency_row("ours-fast", 1, ms, 2.0))
+        results["latency"].append(latency_row("ours-fast", 2, ms, 0.5))
+    text = page.whole(results, Causes())
+    assert f"| 0.50 times as fast | {cause} |" in text
 
 
 def test_what_did_not_run_says_how_once(results):
