@@ -7,11 +7,13 @@ package index has, and is written down beside the results (`pip freeze`).
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.process_tree import run
 
 INSTALL_SECONDS = 1800
 
@@ -102,31 +104,32 @@ def interpreter(environment: Environment, root: Path) -> Path:
 
 def installed(python: Path) -> list[str]:
     """What `pip freeze` says, or nothing where it fails."""
-    done = subprocess.run(
-        [str(python), "-m", "pip", "--disable-pip-version-check", "freeze"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    ended = run([str(python), "-m", "pip", "--no-input", "freeze"], python.parent, 120)
+    return ended.out.splitlines() if ended.code == 0 else []
 
 
 def reason(text: str) -> str:
     """The line of a failed program's output that says most: pip's ERROR, else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return " ".join((errors or lines or ["it said nothing"])[-1].split())[:300]
+    said = (errors or lines or ["it said nothing"])[-1]
+    return without_folders(" ".join(said.split()))[:300] or "it said nothing"
+
+
+def without_folders(text: str) -> str:
+    """The text with names of files, but not where they lie: that is nobody else's business."""
+    return _FOLDERS.sub("", text)
+
+
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InstallError(f"not installed within {INSTALL_SECONDS} s") from error
+        ended = run(command, Path.cwd(), INSTALL_SECONDS)
     except OSError as error:
-        raise InstallError(f"not installed: {error}") from error
-    if done.returncode:
-        raise InstallError(f"not installed: {reason(done.stderr + done.stdout)}")
+        raise InstallError(f"not installed: {without_folders(str(error))}") from error
+    if ended.code is None:
+        raise InstallError(f"not installed within {INSTALL_SECONDS} s")
+    if ended.code:
+        raise InstallError(f"not installed: {reason(ended.out + ended.err)}")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +20,7 @@ from benchmarks.environments import (
     interpreter,
     reason,
 )
+from benchmarks.process_tree import Ended, run
 
 CHILDREN = Path(__file__).parent / "children"
 MAKE_SECONDS = 1800
@@ -157,61 +153,33 @@ def make(peer: Peer, case: Ready, environments: Path, quick: bool) -> Made:
         python = interpreter(environment_of(peer, quick), environments)
     except InstallError as error:
         return Made(peer, None, str(error))
-    start = time.monotonic()
     script = CHILDREN / f"{peer.maker}.py"
-    code, told = run_bounded([str(python), str(script), str(file)], folder, MAKE_SECONDS)
-    seconds = time.monotonic() - start
-    (folder / "log.txt").write_text(told)
-    if code == 0 and output.is_file():
-        return Made(peer, output, "", seconds)
-    why = f"not within {MAKE_SECONDS} s" if code is None else reason(told)
-    return Made(peer, None, f"failed: {why}", seconds)
+    ended = run([str(python), str(script), str(file.resolve())], folder, MAKE_SECONDS)
+    (folder / "log.txt").write_text(ended.out + ended.err)
+    if ended.code == 0 and output.is_file():
+        return Made(peer, output, "", ended.seconds)
+    return _failed(peer, ended)
 
 
 def make_ours(case: Ready) -> Made:
     """Our int8 file, by the command that a user calls."""
     output = case.folder / "ours.onnx"
     command = [sys.executable, "-m", "quantize", "tune", str(case.model)]
-    start = time.monotonic()
-    code, told = run_bounded(
+    ended = run(
         [*command, "--config", str(case.config), "-o", str(output), "--quiet", "--fresh"],
         ROOT,
         MAKE_SECONDS,
     )
-    seconds = time.monotonic() - start
-    if code == 0:
-        return Made(OURS, output, "", seconds)
+    if ended.code == 0:
+        return Made(OURS, output, "", ended.seconds)
     best = output.with_name(f"{output.name}.run") / "best.onnx"
-    if code in (3, 4) and best.is_file():
-        return Made(OURS, best, f"exit {code}: the best candidate, not released", seconds)
-    why = f"not within {MAKE_SECONDS} s" if code is None else reason(told)
-    return Made(OURS, None, f"failed: {why}", seconds)
+    if ended.code in (3, 4) and best.is_file():
+        note = f"exit {ended.code}: the best candidate, not released"
+        return Made(OURS, best, note, ended.seconds)
+    return _failed(OURS, ended)
 
 
-def run_bounded(command: list[str], folder: Path, seconds: float) -> tuple[int | None, str]:
-    """Run a program: its exit code, None where its time was over, and all that it said.
-
-    It has a process group of its own, which ends with it.
-    """
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:
-        try:
-            told, _ = process.communicate(timeout=seconds)
-            return process.returncode, told.decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            return None, ""
-        finally:
-            end_group(process)
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a program that was started in its own session, and what it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _failed(peer: Peer, ended: Ended) -> Made:
+    late = f"not within {MAKE_SECONDS} s"
+    why = late if ended.code is None else reason(ended.out + ended.err)
+    return Made(peer, None, f"failed: {why}", ended.seconds)

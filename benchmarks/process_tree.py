@@ -1,16 +1,17 @@
-"""Time and peak memory of a program and all that it starts."""
+"""A program and all that it starts: its end, its time and its peak memory."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from benchmarks.peers import end_group
 
 _EVERY_S = 0.1
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
@@ -67,6 +68,13 @@ def run(command: list[str], folder: Path, seconds: float) -> Ended:
             end_group(process)
     said, complained = (text.decode(errors="replace") for text in (out, err))
     return Ended(code, said, complained, took, peak.bytes or None)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a program that was started in its own session, and what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def tree(pid: int, proc: Path = Path("/proc")) -> Iterator[int]:

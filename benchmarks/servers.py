@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.peers import CHILDREN, RuntimeName, end_group
+from benchmarks.environments import without_folders
+from benchmarks.peers import CHILDREN, RuntimeName
+from benchmarks.process_tree import end_group
 
 _LONGEST_ANSWER = 1 << 16
 
@@ -68,7 +70,7 @@ class Server:
             raise ServerError(f"{self.runtime} ended before") from error
         answer: dict[str, Any] = json.loads(self._line())
         if "failed" in answer:
-            raise ServerError(answer["failed"])
+            raise ServerError(without_folders(answer["failed"]))
         return answer
 
     def _line(self) -> bytes:

@@ -21,6 +21,7 @@ from benchmarks.environments import (
     installed,
     interpreter,
     reason,
+    without_folders,
 )
 from benchmarks.latency import Rounds, Setting
 from benchmarks.peers import (
@@ -108,7 +109,7 @@ class Suite:
         self.cases = plan.cases()
         self.results: dict[str, Any] = {
             "quick": plan.quick,
-            "arguments": plan.said,
+            "arguments": without_folders(plan.said),
             "machine": machine.describe(),
             "cases": {case.key: {"name": case.name, "goal": case.goal} for case in self.cases},
             "peers": {},

@@ -82,6 +82,20 @@ def test_pip_s_error_says_more_than_its_last_line():
     assert reason(" \n") == "it said nothing"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Load model from /home/me/x y/a.onnx failed:", "Load model from x y/a.onnx failed:"),
+        ("'/tmp/a/b.json' is missing", "'b.json' is missing"),
+        ("see https://example.org/a/b/c", "see https://example.org/a/b/c"),
+        ("1 / 2, a/b and ../shared/models", "1 / 2, a/b and ../shared/models"),
+        ("--shared=/srv/data/all --quick", "--shared=all --quick"),
+    ],
+)
+def test_a_reason_does_not_tell_where_files_lie(text, told):
+    assert reason(text) == told
+
+
 @given(st.text())
 def test_a_reason_is_one_short_line(text):
     said = reason(text)

@@ -1,7 +1,5 @@
 """Who takes part, and how the maker of a file is run."""
 
-import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +7,8 @@ import pytest
 from benchmarks import peers
 from benchmarks.cases import CASES, CaseError, Ready, ready
 from benchmarks.environments import PROJECT, Environment, InstallError
-from benchmarks.peers import OURS, PEERS, choose, environment_of, make, make_ours, run_bounded
+from benchmarks.peers import OURS, PEERS, choose, environment_of, make, make_ours
+from benchmarks.process_tree import Ended
 
 WRITES = """
 import json, sys
@@ -96,13 +95,6 @@ def test_an_environment_that_cannot_be_made_is_a_note(case, monkeypatch, maker):
     assert make(peer, case, case.folder, quick=False).note == "not installed: why"
 
 
-def test_nothing_is_left_running(tmp_path):
-    code = "import subprocess, sys; subprocess.Popen(['sleep', '60'])"
-    start = time.monotonic()
-    assert run_bounded([sys.executable, "-c", code], tmp_path, 2.0)[0] in (0, None)
-    assert time.monotonic() - start < 10
-
-
 @pytest.mark.parametrize(
     ("code", "best", "file", "note"),
     [
@@ -117,9 +109,9 @@ def test_nothing_is_left_running(tmp_path):
 def test_our_file_is_the_command_s(case, monkeypatch, code, best, file, note):
     def command(words, folder, seconds):
         assert words[1:4] == ["-m", "quantize", "tune"]
-        return code, "INFO: x\nwhy\n"
+        return Ended(code, "", "INFO: x\nwhy\n", 1.0, None)
 
-    monkeypatch.setattr(peers, "run_bounded", command)
+    monkeypatch.setattr(peers, "run", command)
     if best:
         (case.folder / "ours.onnx.run").mkdir()
         (case.folder / "ours.onnx.run" / "best.onnx").touch()

@@ -4,6 +4,7 @@ python by_inc.py JOB.json        "format" of the job: QDQ or QOperator
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ class Images:
         return len(self.images)
 
 
+class Complaints(logging.Handler):
+    """The first error that INC logs: it raises none."""
+
+    first = ""
+
+    def emit(self, record):
+        """Keep it."""
+        if record.levelno >= logging.ERROR and not self.first:
+            self.first = " ".join(record.getMessage().split())
+
+
 def main():
     """Write the int8 file."""
     job = json.loads(Path(sys.argv[1]).read_text())
@@ -38,9 +50,11 @@ def main():
         quant_format="QDQ" if job["format"] == "QDQ" else "default",
         calibration_sampling_size=[len(images)],
     )
+    complaints = Complaints()
+    logging.getLogger("neural_compressor").addHandler(complaints)
     made = quantization.fit(job["model"], settings, calib_dataloader=Images(images))
     if made is None:
-        sys.exit("INC found no model; its log says why")
+        sys.exit(complaints.first or "INC found no model")
     made.save(job["output"])
 
 
