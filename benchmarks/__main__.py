@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks import causes, page
 from benchmarks.cases import ROOT
-from benchmarks.markdown import MarkerError
 from benchmarks.suite import PARTS, Plan, Suite, our_failures
+from benchmarks.tables import MarkerError
 from quantize.files import write_atomic
 
 

@@ -73,6 +73,8 @@ def _loop(job: Job, config: Config, folder: Path, seconds: float, start: float) 
         rules=inc_rules(config, prepared.model),
     )
     spent = time.monotonic() - start
+    if not found.trials:
+        return {"failed": f"no candidate within {spent:.0f} s: {found.reason}"}
     asked = loop.least(1.0 if agreeing else base.evaluation.accuracy())
     best = found.chosen or max(found.trials, key=lambda trial: trial.accuracy).path
     seen = against(base, predictor(best), job.holdout)

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.causes import UNKNOWN, Causes
-from benchmarks.markdown import table, write_between
 from benchmarks.standing import best
+from benchmarks.tables import table, write_between
 from quantize.files import write_atomic
 
 Row = Mapping[str, Any]

@@ -43,7 +43,8 @@ from quantize.runtime import cores
 
 PARTS = ("latency", "accuracy", "tuning", "scripts")
 SCRIPTS = ("calibration", "data_path", "growth")
-"""Parts with a script of their own: `benchmarks/NAME.py [--quick] --json FILE` prints Markdown."""
+"""Parts with a script of their own, which prints Markdown:
+`benchmarks/NAME.py --shared FOLDER [--quick] --json FILE`."""
 
 BATCHES = (1, 8, 32)
 SCRIPT_SECONDS = 3600.0
@@ -253,7 +254,7 @@ class Suite:
             return {"failed": f"benchmarks/{script.name} is not here"}
         file = self.plan.output / f"{name}.json"
         file.unlink(missing_ok=True)
-        flags = ["--quick"] if self.plan.quick else []
+        flags = ["--shared", str(self.plan.shared), *["--quick"] * self.plan.quick]
         command = [sys.executable, str(script), *flags, "--json", str(file)]
         ended = process_tree.run(command, ROOT, SCRIPT_SECONDS)
         if ended.code is None:

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import machine, page
 from benchmarks.__main__ import main
 from benchmarks.causes import Causes
-from benchmarks.markdown import BEGIN, END, MarkerError
 from benchmarks.suite import PARTS, Plan, Suite, our_failures
+from benchmarks.tables import BEGIN, END, MarkerError
 
 CAUSES = Causes((("latency/small/them/*", "its kernels"),))
 
@@ -246,7 +246,7 @@ def test_a_script_of_its_own_gives_what_it_prints_and_writes(tmp_path, monkeypat
     script = tmp_path / "benchmarks" / "growth.py"
     assert suite._script("growth") == {"failed": "benchmarks/growth.py is not here"}
     script.write_text(
-        "import sys; quick, flag, file = sys.argv[1:]; assert quick == '--quick'\n"
+        "import sys; _, shared, quick, flag, file = sys.argv[1:]; assert quick == '--quick'\n"
         "print('| table |'); print('noise', file=sys.stderr); open(file, 'w').write('[1]')"
     )
     found = suite._script("growth")

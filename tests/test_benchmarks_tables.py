@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.markdown import BEGIN, END, MarkerError, between, table, write_between
+from benchmarks.tables import BEGIN, END, MarkerError, between, table, write_between
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
