@@ -6,7 +6,7 @@ LATEST := .venv-latest
 TORCH := .venv-torch
 TORCH_VERSION := 2.13.0
 
-.PHONY: demo test test-slow test-latest test-torch check format install clean
+.PHONY: demo test test-slow test-latest test-torch bench bench-quick check format install clean
 
 demo: install  ## the main job on a small network and real digits, with INC
 	$(BIN)/quantize demo --output build/demo
@@ -22,6 +22,12 @@ test-latest: $(LATEST)/.made  ## the same tests with the newest onnx, onnxruntim
 
 test-torch: $(TORCH)/.made  ## what needs PyTorch, in an environment of its own
 	$(TORCH)/bin/python -m pytest -m "not slow" -q tests/test_conversion_torch.py
+
+bench: install  ## hours, alone on the machine: the peers too, each in an environment of its own
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-quick: install  ## minutes: whether all of it runs, not how fast
+	$(BIN)/python -m benchmarks --quick --output build/bench-quick $(BENCH)
 
 check: install  ## what CI asks of the source
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""What is claimed, measured: `python -m benchmarks` (`make bench`), and scripts of their own."""
