@@ -21,9 +21,9 @@ LEVELS = (
     "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
     " classify report demo rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
-    "search verdict journal remedies sequential layer_table",
+    "search verdict journal remedies sequential layer_table overflow",
     "calibrate engines evaluation moments paired latency probe repair statistics_store",
-    "data runtime graph histogram answers trinomial",
+    "data runtime graph histogram answers trinomial pairs",
     "plan files npz deadline checked_json",
     "errors",
 )

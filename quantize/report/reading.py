@@ -325,7 +325,13 @@ def _layer(value: Value) -> LayerRow:
         noise,
         value.at("weight_range_ratio").number_or_none(),
         value.at("saturation_share").number_or_none(),
+        *(_perhaps(value, key) for key in ("overflow_possible_share", "overflow_share")),
     )
+
+
+def _perhaps(layer: Value, key: str) -> float | None:
+    """A figure that reports of older runs do not have."""
+    return layer.at(key).number_or_none() if layer.has(key) else None
 
 
 def _classes(value: Value) -> tuple[ClassDrop, ...] | None:
