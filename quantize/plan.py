@@ -243,11 +243,13 @@ class Scheme:
         weight_granularity: one scale per output channel, or one per tensor.
         method: how a range follows from what calibration saw.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI (products of pairs saturate there).
+        portable: weights of which no pair of products can saturate there; see `quantize.pairs`.
     """
 
     weight_granularity: Granularity = "per_channel"
     method: Method = "minmax"
     reduce_range: bool = False
+    portable: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ PLAN = {
     "repairs",
     "scheme",
     "scheme.method",
+    "scheme.portable",
     "scheme.reduce_range",
     "scheme.weight_granularity",
     "walked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from quantize.plan import LayerRow, Plan
@@ -55,6 +55,7 @@ def account_lines(run: Account, names: Sequence[str] | None = None) -> list[str]
         "",
         *_layer_lines(run),
         *folded_or_none("no VNNI", without_vnni(run.layers)),
+        *folded_or_none("portable", portable_cost(run)),
         "",
         *_change_lines(run, names),
         "",
@@ -87,6 +88,7 @@ def account_json(run: Account) -> dict[str, Any]:
             for told in rungs(run)
         ],
         "without_vnni": without_vnni(run.layers),
+        "portable_cost_db": portable_cost_db(run),
         "worst_layers": [layer_values(row) for row in worst(run.layers)[:SHOWN]],
         "changed": {
             "images": run.changed,
@@ -120,6 +122,8 @@ def rungs(run: Account) -> list[Told]:
             label = f"+ {', '.join(added)}"
         elif plan.repairs and plan.walked is None:
             label = "the repairs kept, on more images"
+        if run.plan.scheme.portable and not plan.scheme.portable:
+            label = "the file that ships, were it not portable"
         kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
         if kept:
             repaired = frozenset(plan.repairs)
@@ -156,6 +160,26 @@ def without_vnni(layers: Iterable[LayerRow]) -> str | None:
         f" ({percent(seen[0].overflow, 2)}), and could in {len(risky)}: quantize verify --cpu shows"
         " what it costs there, quantization.portable mends it"
     )
+
+
+def portable_cost_db(run: Account) -> float | None:
+    """What being portable costs the file that ships in SQNR, in dB; None where it was not seen."""
+    free = replace(run.plan, scheme=replace(run.plan.scheme, portable=False))
+    seen = [
+        next((rung.sqnr_db for rung in run.rungs if _same(rung.plan, plan)), None)
+        for plan in (free, run.plan)
+    ]
+    if not run.plan.scheme.portable or seen[0] is None or seen[1] is None:
+        return None
+    return seen[0] - seen[1]
+
+
+def portable_cost(run: Account) -> str | None:
+    """The same in a sentence."""
+    cost = portable_cost_db(run)
+    if cost is None:
+        return None
+    return f"weights that suit every x86 CPU cost {decibels(cost)} of SQNR on the probe's images"
 
 
 def next_step(run: Account) -> str:

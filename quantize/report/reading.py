@@ -264,6 +264,7 @@ def _plan(value: Value) -> Plan:
         Scheme(
             cast("Granularity", granularity),
             reduce_range=scheme.at("reduce_range").flag(),
+            portable=scheme.has("portable") and scheme.at("portable").flag(),
         ),
         value.at("repairs").texts(),
         value.at("keep_float").texts(),
