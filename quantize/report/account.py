@@ -123,7 +123,7 @@ def rungs(run: Account) -> list[Told]:
         elif plan.repairs and plan.walked is None:
             label = "the repairs kept, on more images"
         if run.plan.scheme.portable and not plan.scheme.portable:
-            label = "the file that ships, were it not portable"
+            label = "were it not portable"
         kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
         if kept:
             repaired = frozenset(plan.repairs)
