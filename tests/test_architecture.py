@@ -19,10 +19,10 @@ LEVELS = (
     "__main__",
     "cli console",
     "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
-    " classify report demo rebuild explanation bundle conversion zoo imagenet tracking",
+    " classify report demo portability rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
     "search verdict journal remedies sequential layer_table overflow",
-    "calibrate engines evaluation moments paired latency probe repair statistics_store",
+    "calibrate emulation engines evaluation moments paired latency probe repair statistics_store",
     "data runtime graph histogram answers trinomial pairs",
     "plan files npz deadline checked_json",
     "errors",

@@ -16,10 +16,12 @@ from quantize.cli.options import (
     Overrides,
     Quiet,
     configuration,
+    seconds,
 )
 from quantize.cli.printing import progress, say
 
 if TYPE_CHECKING:
+    from quantize.config import Config
     from quantize.plan import Latency
 
 
@@ -44,6 +46,13 @@ def verify(
     digest: Annotated[
         str | None, typer.Option("--digest", help="Published sha256 of SHA256SUMS.")
     ] = None,
+    cpus: Annotated[
+        list[str] | None,
+        typer.Option("--cpu", help="For two models: emulate this CPU, too, such as haswell."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time for the emulated CPUs; default 5m.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,18 +61,40 @@ def verify(
     Exit codes as for tune; 2 for a bundle that was changed.
     """
     if int8_model is None:
-        if images is None or config or overrides or dataset_location or label_path:
+        if images is None or config or overrides or dataset_location or label_path or cpus:
             raise typer.BadParameter("two models take --config, a bundle takes --images")
         _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
+    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    if cpus:
+        _verify_on((model, int8_model), settings, cpus, budget, as_json, quiet)
     from quantize import measure
     from quantize.report.verdict import verdict_lines, verdict_to_json
 
-    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
     with progress(quiet or as_json) as on_progress:
         seen = measure.verify(model, int8_model, settings, on_progress=on_progress)
     say(verdict_to_json(seen), verdict_lines(seen), as_json)
+    raise typer.Exit(seen.exit_code)
+
+
+def _verify_on(
+    models: tuple[Path, Path],
+    settings: Config,
+    cpus: list[str],
+    budget: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> NoReturn:
+    from quantize import portability
+
+    names = [name.strip() for given in cpus for name in given.split(",") if name.strip()]
+    limit = seconds(budget) if budget else portability.BUDGET_S
+    with progress(quiet or as_json) as on_progress:
+        seen = portability.verify_on(
+            *models, settings, names, budget=limit, on_progress=on_progress
+        )
+    say(seen.to_json(), seen.lines(), as_json)
     raise typer.Exit(seen.exit_code)
 
 
