@@ -67,6 +67,8 @@ def verify(
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
     settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    if budget and not cpus:
+        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
     if cpus:
         _verify_on((model, int8_model), settings, cpus, budget, as_json, quiet)
     from quantize import measure
