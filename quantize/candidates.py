@@ -105,7 +105,7 @@ class Workshop:
             EngineError: a repair is unknown.
             ModelError: a node cannot be run by itself.
         """
-        if not plan.repairs:
+        if not plan.repairs and not plan.scheme.portable:
             return plain_encodings(self.prepared.model, self.statistics)
         if plan.keep_float and FOLLOWING.intersection(plan.repairs):
             return repair(self._bench, plan).encodings
@@ -196,6 +196,8 @@ def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
         ConfigError: a rule matches no node, or asks what the engine cannot do.
     """
     asked = engine_of(config)
+    if asked is None and config.quantization.portable:
+        asked = "onnxruntime"  # the other cannot be told which weights go together
     engines: list[EngineName] = [asked] if asked else ["onnxruntime", "inc"]
     if asked is None and (reason := inc.available()) is not None:
         log.info("without Intel Neural Compressor: %s", reason)
@@ -235,7 +237,8 @@ def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Pla
     granularity: Granularity = (
         "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
     )
-    scheme = Scheme(granularity, reduce_range=config.quantization.reduce_range)
+    asked = config.quantization
+    scheme = Scheme(granularity, reduce_range=asked.reduce_range, portable=asked.portable)
     return Plan(engine, config.format(), scheme, keep_float=pins)
 
 

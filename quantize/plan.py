@@ -249,11 +249,13 @@ class Scheme:
         weight_granularity: one scale per output channel, or one per tensor.
         method: how a range follows from what calibration saw.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI (products of pairs saturate there).
+        portable: weights of which no pair of products can saturate there; see `quantize.pairs`.
     """
 
     weight_granularity: Granularity = "per_channel"
     method: Method = "minmax"
     reduce_range: bool = False
+    portable: bool = False
 
 
 @dataclass(frozen=True)
@@ -538,6 +540,10 @@ class LayerRow:
             all zero left out; None without any other.
         saturation: share of its input's values that the int8 file's grid cuts off (a ratio), None
             where the layer does not read integers.
+        overflow_possible: share of its pairs of weights whose products some activations drive
+            beyond 16 bits, on x86 without VNNI (a ratio); None where it does not multiply integers.
+        overflow: share of its sums of pairs that calibration images did drive there (a ratio), None
+            likewise or where nobody looked.
     """
 
     name: str
@@ -548,6 +554,8 @@ class LayerRow:
     noise_share: float | None
     weight_range_ratio: float | None
     saturation: float | None
+    overflow_possible: float | None = None
+    overflow: float | None = None
 
 
 # -------------------------------------------------------------------------- progress

@@ -124,15 +124,18 @@ def _loop_price(job: Job, prepared: Prepared) -> Price:
 def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Price:
     """One calibration an engine; each repair walks a few images; three judgements at most.
 
-    Nodes left float, the last resort, come on top.
+    Portable weights take a walk for the plain candidate, too, and one for what they are compared
+    with. Nodes left float, the last resort, come on top.
     """
     repairs = len(TRIED) if engines[0] == "onnxruntime" else 0
-    count = len(engines) + repairs
+    portable = int(job.config.quantization.portable)
+    count = len(engines) + repairs + portable
     probed = count * probe_size(len(job.search.samples))
     images = min(WALKED, len(job.calibration.samples)) if repairs else 0
     brief = brief_look(job)
     compared = images if brief is None else min(brief, images)
-    walked = (repairs * compared + (0 if brief is None else images)) * _WALK_COST
+    whole = 2 * portable + (0 if brief is None else 1)
+    walked = (repairs * compared + whole * images) * _WALK_COST
     runs = len(engines) * len(job.calibration.samples) + probed + walked
     overhead = engines.count("inc") * _INC_START_S
     runs += 3 * len(job.search.samples)

@@ -207,6 +207,7 @@ def repair(bench: Bench, plan: Plan) -> Repairs:
             remedies,
             limit=63 if plan.scheme.reduce_range else 127,
             deadline=bench.deadline,
+            portable=plan.scheme.portable,
         )
     return _gathered(ground.model, encodings, walked, plan.keep_float, front)
 

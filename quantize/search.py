@@ -205,6 +205,25 @@ def _climb(
     return repaired
 
 
+def beside(found: SearchResult, plan: Plan, hands: Hands, note: str) -> SearchResult:
+    """The result with one more candidate, which is only looked at and never chosen.
+
+    Args:
+        found: with a best candidate.
+        plan: of the other one; what it brings is told against the best one.
+        hands: what the search can do.
+        note: why it was not chosen.
+    """
+    if found.best is None or hands.expired():
+        return found
+    trial = hands.recall(plan)
+    if trial is None:
+        trial = _probe(plan, found.best, hands)
+        trial = trial if trial.note else replace(trial, note=note)
+        hands.remember(trial)
+    return replace(found, trials=(*found.trials, trial))
+
+
 def _stopped(accepted: Trial | None) -> str:
     if accepted is None:
         return NONE_LEFT

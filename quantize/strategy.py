@@ -26,12 +26,14 @@ from quantize.plan import Latency, Plan, SearchResult
 from quantize.remedies import WALKED
 from quantize.runtime import cores
 from quantize.sanity import check_float
-from quantize.search import Hands, guided
+from quantize.search import Hands, beside, guided
 
 log = logging.getLogger(__name__)
 
 TRIED = ("bias", "pixels", "rounding", "equalize", "ranges", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
+
+NOT_PORTABLE = "not portable; only tells what that costs"
 
 _LEAST_WALKED = 16
 _WALKED_VALUES = 1 << 20
@@ -116,7 +118,11 @@ def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> Searc
     def rank(plan: Plan) -> list[str]:
         return _ranked(plan, workshop, run)
 
-    return guided([first], repairs, rank, hands, others=others, brief=brief_look(job))
+    found = guided([first], repairs, rank, hands, others=others, brief=brief_look(job))
+    if found.best is None or not first.scheme.portable:
+        return found
+    free = replace(found.best.plan, scheme=replace(first.scheme, portable=False))
+    return beside(found, free, hands, NOT_PORTABLE)
 
 
 def brief_look(job: Job) -> int | None:

@@ -19,11 +19,12 @@ LEVELS = (
     "__main__",
     "cli console",
     "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
-    " classify report demo rebuild explanation bundle conversion zoo imagenet tracking",
+    " classify report demo portability rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
-    "search verdict journal remedies sequential layer_table",
-    "calibrate engines evaluation moments paired latency probe repair statistics_store versions",
-    "data runtime graph histogram answers remembered trinomial",
+    "search verdict journal remedies sequential layer_table overflow",
+    "calibrate emulation engines evaluation moments paired latency probe repair statistics_store"
+    " versions",
+    "data runtime graph histogram answers remembered trinomial pairs",
     "plan private",
     "files npz deadline checked_json ahead",
     "errors",

@@ -106,10 +106,21 @@ def test_saturation_elsewhere_is_told_as_it_is(done, reduce_range, saturates, wo
     report = json.loads(json.dumps(done[1].report))
     report["int8_model"]["plan"]["scheme"]["reduce_range"] = reduce_range
     report["measured"]["cpu"]["saturates"] = saturates
+    for row in report["layers"]:
+        row["overflow_possible_share"] = 0.25
     told = card(facts_of(report))
     assert words in told
     others = {"7 bits", "which the figures include", "can cost"} - {words}
     assert not any(other in told for other in others)
+
+
+def test_a_file_that_cannot_overflow_says_so_on_the_first_screen(done):
+    report = json.loads(json.dumps(done[1].report))
+    for row in report["layers"]:
+        row["overflow_possible_share"] = 0 if row["int8"] else None
+    screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
+    assert "No sum of two products can leave 16 bits" in screen
+    assert "saturate" not in screen
 
 
 def test_how_to_verify_and_what_that_finds(text):

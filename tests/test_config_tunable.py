@@ -120,3 +120,12 @@ def test_other_lacks_are_counted():
     config = parse_config(GOOD, ["device=gpu", "tuning.workspace.resume=x"])
     with pytest.raises(ConfigError, match=r"CPU \(and 1 more\); write cpu"):
         check_tunable(config)
+
+
+@pytest.mark.parametrize(
+    "settings", [("tuning.strategy.name=basic",), ("quantization.engine=inc",)]
+)
+def test_portable_weights_are_not_for_inc(settings):
+    assert lacks("quantization.portable=true") == ()
+    (found,) = lacks("quantization.portable=true", *settings)
+    assert str(found).startswith("quantization.portable is true, but INC")

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 import quantize
 from quantize.errors import RunFolderError
 from quantize.explanation import explain
-from quantize.report.account import WIDTH, decibels, middle, next_step, percent, rungs, worst
+from quantize.plan import LayerRow
+from quantize.report.account import (
+    WIDTH,
+    decibels,
+    middle,
+    next_step,
+    percent,
+    rungs,
+    without_vnni,
+    worst,
+)
 from quantize.report.difference import difference
 from quantize.report.reading import read_account
 from quantize.report.tables import CHANGE_COLUMNS, as_csv
@@ -684,3 +694,28 @@ def test_what_cannot_be_explained_ends_with_one_line(cli, tmp_path):
 def test_rows_of_changed_csv_are_what_the_run_wrote(done):
     text = (done[0].run / "changed.csv").read_text()
     assert next(csv.reader(io.StringIO(text))) == list(CHANGE_COLUMNS)
+
+
+# ------------------------------------------------------------------------ without VNNI
+
+
+def row(name, possible=None, seen=None):
+    return LayerRow(name, "Conv", True, 0.5, 30.0, 0.5, 2.0, 0.0, possible, seen)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row("a"), row("b")], None),
+        ([row("a", 0.0, 0.0), row("b")], "no sum of two products can leave 16 bits"),
+        ([row("a", 0.1, 0.0), row("b", 0.0, 0.0)], "could leave 16 bits in 1 of 2 layers, and"),
+        ([row("a", 0.1), row("b", 0.2)], "could leave 16 bits in 2 of 2 layers, and"),
+        (
+            [row("a", 0.1, 0.02), row("b", 0.2, 1e-7), row("c", 0.1, 0.0), row("d", 0.0, 0.0)],
+            "in 2 of 4 layers on calibration images, most in a (2.00 %), and could in 3:",
+        ),
+    ],
+)
+def test_a_sentence_on_cpus_without_vnni(rows, words):
+    told = without_vnni(rows)
+    assert (told is None) if words is None else (words in told)

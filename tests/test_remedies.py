@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from graphs import answers, build, noise
 from models import prepared, tiny_dataset, tiny_resnet
 from quantize.calibrate import calibrate
+from quantize.candidates import finished
 from quantize.engines import ort
 from quantize.errors import EngineError
 from quantize.files import npz_bytes
@@ -18,6 +19,7 @@ from quantize.graph.expose import with_outputs
 from quantize.graph.layers import absorbed, constants_of, layers, with_constants
 from quantize.graph.points import quantization_points
 from quantize.graph.prepare import prepare
+from quantize.overflow import overflows
 from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
 from quantize.probe import run_once
 from quantize.remedies import REPAIRS, Bench, repair
@@ -198,6 +200,47 @@ def test_reduced_weights_have_seven_bits(bench):
     integers = [value for key, value in arrays.items() if key.startswith("integer:")]
     assert integers
     assert max(np.abs(value.astype(int)).max() for value in integers) <= 63
+
+
+# --------------------------------------------------------------------------- portable
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("repairs", [(), REPAIRS])
+def test_portable_files_have_no_pair_that_can_overflow(bench, repairs, form):
+    wanted = plan(*repairs, form=form, portable=True)
+    encodings = repair(bench, wanted).encodings
+    made = finished(written(bench, wanted, encodings), bench.model)  # perhaps wider
+    assert {seen.possible for seen in overflows(made, bench.images[:0]).values()} == {0}
+    free = written(bench, plan(*repairs, form=form), repair(bench, plan(*repairs)).encodings)
+    assert max(seen.possible for seen in overflows(free, bench.images[:0]).values()) > 0
+
+
+def test_portable_weights_use_the_eighth_bit_where_their_neighbour_is_small(bench):
+    arrays = repair(bench, plan("rounding", "scales", portable=True)).encodings.to_arrays()
+    integers = [value for key, value in arrays.items() if key.startswith("integer:")]
+    assert max(np.abs(value.astype(int)).max() for value in integers) > 100
+
+
+def test_layers_that_repairs_do_not_know_have_seven_bits_where_portable():
+    shared = build(
+        """(float[N,3,8,8] x) => (float[N,4] y) {
+            [a] h = Conv<auto_pad="SAME_UPPER">(x, w)
+            [p] q = GlobalAveragePool(h)
+            [f] z = Flatten(q)
+            [g] y = Gemm<transB=1>(z, k)
+        }""",
+        w=np.ones((4, 3, 3, 3), np.float32),
+        k=(4, 4),
+    )
+    ready = prepare(shared, run_once, (3, 8, 8)).model
+    images = noise(8, 3, 8, 8)
+    ground = Bench(ready, calibrate(ready, [images], threads=1), images, 1)
+    wanted = plan("rounding", portable=True)
+    made = written(ground, wanted, repair(ground, wanted).encodings)
+    held = constants_of(made)["w_quantized"]
+    assert held.max() == 64
+    assert {seen.possible for seen in overflows(made, images).values()} == {0}
 
 
 # -------------------------------------------------------------------------- encodings

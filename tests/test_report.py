@@ -41,6 +41,7 @@ PLAN = {
     "repairs",
     "scheme",
     "scheme.method",
+    "scheme.portable",
     "scheme.reduce_range",
     "scheme.weight_granularity",
     "walked",
@@ -84,6 +85,7 @@ KEYS = (
     | under("fidelity", {"agreement", "agreement_interval", "sqnr_db"})
     | under("layers", {"int8", "name", "noise_share", "operator", "saturation_share"})
     | under("layers", {"share_of_multiply_adds", "sqnr_db", "weight_range_ratio"})
+    | under("layers", {"overflow_possible_share", "overflow_share"})
     | under("changed", {"first", "images"})
     | {"classes"}
     | under("measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"})

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from quantize.candidates import Workshop
 from quantize.errors import BudgetError, ModelError
 from quantize.evaluation import Comparison
+from quantize.explanation import explain
 from quantize.plan import NO_LABEL, Evaluation, Fidelity, LayerRow
+from quantize.rebuild import apply, read_encodings, read_plan
 from quantize.report.changes import Change, ClassDrop, changes, class_drops
 from quantize.report.tables import CHANGE_COLUMNS, Tables, as_csv
 
@@ -187,12 +189,32 @@ def test_a_run_leaves_its_tables(done):
     for row, cells in zip(report["layers"], layers, strict=True):
         assert row["int8"]
         assert row["sqnr_db"] == float(cells["sqnr_db"]) > 20
+        assert 0 <= row["overflow_share"] <= 1
+        assert row["overflow_possible_share"] == float(cells["overflow_possible_share"])
     classes = rows_of((job.run / "classes.csv").read_text())
     assert sum(int(row["images"]) for row in classes) == result.verdict.images
     with np.load(job.run / "outcomes.npz") as arrays:
         differing = (arrays["float_top5"][:, 0] != arrays["int8_top5"][:, 0]).sum()
     assert report["changed"]["images"] == differing
     assert len(rows_of((job.run / "changed.csv").read_text())) == differing
+
+
+def test_a_portable_run_says_what_that_costs_and_is_rebuilt_from_its_encodings(job, tmp_path):
+    result = job.tune("quantization.portable=true")
+    report = result.report
+    assert report["int8_model"]["plan"]["scheme"]["portable"]
+    assert {row["overflow_possible_share"] for row in report["layers"]} == {0}
+    beside = report["search"]["trials"][-1]
+    assert not beside["plan"]["scheme"]["portable"]
+    assert not beside["accepted"]
+    told = "\n".join(explain(job.run).lines())
+    assert "portable   weights that suit every x86 CPU cost" in told
+    assert "no VNNI    no sum of two products can leave 16 bits" in told
+    assert "were it not portable" in told
+    plan = read_plan(job.run / "plan.json")
+    encodings = read_encodings(job.run / "encodings.npz", plan)
+    again = apply(job.model, plan, tmp_path / "again.onnx", encodings=encodings)
+    assert again.read_bytes() == job.output.read_bytes()
 
 
 def test_changed_images_have_the_names_of_their_files(job):

@@ -19,6 +19,7 @@ from quantize.search import (
     SLOW,
     Hands,
     Quality,
+    beside,
     closest,
     guided,
 )
@@ -107,6 +108,7 @@ class Desk:
             recall=self.known.get,
             expired=self.expired,
         )
+        self.hands = hands
         return guided(plain, repairs, rank, hands, **options)
 
 
@@ -570,3 +572,35 @@ def test_an_other_may_be_fast_where_the_repaired_one_is_slow():
     desk = Desk(worth, lambda plan: "met", ratio=lambda plan: 3 if plan == INC else 1)
     found = desk.search((ORT,), ("a",), others=(INC,))
     assert found.best.plan == INC
+
+
+# ------------------------------------------------------------------------ only looked at
+
+
+def test_a_candidate_beside_the_best_is_probed_and_never_chosen():
+    desk = Desk(lambda plan: 99.0 if plan == INC else 10.0, lambda plan: "met", decidable=True)
+    found = desk.search()
+    more = beside(found, INC, desk.hands, "only to compare")
+    assert more.best is found.best
+    assert plans(more.trials) == [ORT, INC]
+    assert (more.trials[-1].note, more.trials[-1].gain_db) == ("only to compare", 89.0)
+    assert (more.trials[-1].accepted, more.trials[-1].outcome) == (False, None)
+    assert desk.remembered[-1] is more.trials[-1]
+    assert desk.judged == [ORT]
+
+
+def test_a_candidate_beside_that_fails_says_so():
+    desk = Desk(lambda plan: EngineError("broke", "mend") if plan == INC else 10.0)
+    more = beside(desk.search(), INC, desk.hands, "only to compare")
+    assert more.trials[-1].note.startswith("failed: broke")
+
+
+def test_nothing_is_looked_at_beside_once_the_time_is_over_or_known():
+    desk = Desk(table({}))
+    found = desk.search()
+    desk.known[INC] = known = beside(found, INC, desk.hands, "note").trials[-1]
+    made = len(desk.made)
+    assert beside(found, INC, desk.hands, "note").trials[-1] is known
+    assert len(desk.made) == made
+    desk.left = 0
+    assert beside(found, INC, desk.hands, "note") is found

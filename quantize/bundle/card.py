@@ -90,6 +90,12 @@ def _capital(reason: str) -> str:
 
 def _elsewhere(facts: Facts) -> str:
     """What int8 does on other processors."""
+    layers = [row for row in facts.report["layers"] if row["int8"]]
+    if layers and all(row.get("overflow_possible_share") == 0 for row in layers):
+        return (
+            "No sum of two products can leave 16 bits in any layer, so x86 CPUs without VNNI add"
+            " up the same."
+        )
     if facts.report["int8_model"]["plan"]["scheme"]["reduce_range"]:
         return "Weights have 7 bits, so sums of products do not saturate on any x86 CPU."
     if facts.report["measured"]["cpu"]["saturates"]:

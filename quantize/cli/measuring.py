@@ -16,10 +16,12 @@ from quantize.cli.options import (
     Overrides,
     Quiet,
     configuration,
+    seconds,
 )
 from quantize.cli.printing import progress, say
 
 if TYPE_CHECKING:
+    from quantize.config import Config
     from quantize.plan import Latency
 
 
@@ -47,6 +49,13 @@ def verify(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Two models: compute known float answers again.")
     ] = False,
+    cpus: Annotated[
+        list[str] | None,
+        typer.Option("--cpu", help="For two models: emulate this CPU, too, such as haswell."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time for the emulated CPUs; default 5m.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,18 +64,42 @@ def verify(
     Exit codes as for tune; 2 for a bundle that was changed.
     """
     if int8_model is None:
-        if images is None or config or overrides or dataset_location or label_path:
+        if images is None or config or overrides or dataset_location or label_path or cpus:
             raise typer.BadParameter("two models take --config, a bundle takes --images")
         _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
+    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    if budget and not cpus:
+        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
+    if cpus:
+        _verify_on((model, int8_model), settings, cpus, budget, as_json, quiet)
     from quantize import measure
     from quantize.report.verdict import verdict_lines, verdict_to_json
 
-    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
     with progress(quiet or as_json) as on_progress:
         seen = measure.verify(model, int8_model, settings, fresh=fresh, on_progress=on_progress)
     say(verdict_to_json(seen), verdict_lines(seen), as_json)
+    raise typer.Exit(seen.exit_code)
+
+
+def _verify_on(
+    models: tuple[Path, Path],
+    settings: Config,
+    cpus: list[str],
+    budget: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> NoReturn:
+    from quantize import portability
+
+    names = [name.strip() for given in cpus for name in given.split(",") if name.strip()]
+    limit = seconds(budget) if budget else portability.BUDGET_S
+    with progress(quiet or as_json) as on_progress:
+        seen = portability.verify_on(
+            *models, settings, names, budget=limit, on_progress=on_progress
+        )
+    say(seen.to_json(), seen.lines(), as_json)
     raise typer.Exit(seen.exit_code)
 
 

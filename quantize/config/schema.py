@@ -147,6 +147,7 @@ class Quantization(Section):
         approach: only static quantization after training is done here.
         engine: who writes candidates; `auto` is INC where it imports, else onnxruntime.
         reduce_range: 7-bit weights, for CPUs without VNNI.
+        portable: weights that give the same sums on CPUs without VNNI, at the least loss.
         calibration: images for the ranges.
         recipes: INC's switches.
         model_wise, optype_wise, op_wise: constraints, the later the stronger.
@@ -156,6 +157,7 @@ class Quantization(Section):
     approach: Annotated[Approach, one_of(Approach)] = "post_training_static_quant"
     engine: Annotated[Engine, one_of(Engine)] = "auto"
     reduce_range: bool = False
+    portable: bool = False
     calibration: Calibration = Calibration()
     recipes: Recipes = Recipes()
     model_wise: OpOptions = OpOptions()

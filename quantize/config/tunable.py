@@ -201,6 +201,11 @@ def _search(config: Config) -> Iterator[Lack]:
             "quantization.engine is onnxruntime",
             "write guided, or engine: inc",
         )
+    if config.quantization.portable and (inc_runs or config.quantization.engine == "inc"):
+        yield Lack(
+            "quantization.portable is true, but INC cannot be told which weights go together",
+            "write guided and engine: auto, or reduce_range: true instead",
+        )
     if not inc_runs and (strategy.accuracy_weight, strategy.latency_weight) != (1.0, 1.0):
         yield Lack(
             f"tuning.strategy {strategy.name} weighs nothing",

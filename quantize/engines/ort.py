@@ -117,7 +117,8 @@ def _quantizer(
     per_channel = plan.scheme.weight_granularity == "per_channel"
     rest = {
         "per_channel": per_channel,
-        "reduce_range": plan.scheme.reduce_range,
+        # Where portable, scales are given; what is not given is a layer that no repair knows.
+        "reduce_range": plan.scheme.reduce_range or plan.scheme.portable,
         "weight_qType": QuantType.QInt8,
         "activation_qType": QuantType.QUInt8,
         "tensors_range": ranges,

@@ -10,10 +10,13 @@ w_j -= (w_i - s q_i) / U_ii * U_ij for j > i.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from quantize.repair.portable import Partners, room
 from quantize.repair.scales import nearest
 
 _DAMPING = 0.01
@@ -25,6 +28,7 @@ def round_by_least_squares(
     scale: NDArray[np.float32],
     moments: NDArray[np.float64],
     limit: int = 127,
+    partners: Partners | None = None,
 ) -> NDArray[np.int8]:
     """Integers for one layer's weights, or for those of G groups side by side.
 
@@ -33,6 +37,8 @@ def round_by_least_squares(
         scale: float32 [M] or [G,M], positive.
         moments: float64 [K,K] or [G,K,K], mean or sum of x x^T over positions.
         limit: largest absolute integer.
+        partners: of the columns, where each pair has to fit 16 bits: the second of a pair keeps
+            within what the first leaves, and what that costs is carried over like any other error.
 
     Returns:
         int8, shaped as the weight.
@@ -48,28 +54,58 @@ def round_by_least_squares(
     # Columns of W lie together: [G,K,M].
     rest = (weight.astype(np.float64) / scale[:, :, None]).transpose(0, 2, 1)
     rest = np.ascontiguousarray(np.take_along_axis(rest, order[:, :, None], axis=1))
-    integers = _rounded(rest, upper, limit)
+    beside = None if partners is None else _beside(order, partners)
+    integers = _rounded(rest, upper, limit, beside)
     result = np.empty(weight.shape, np.int8)
     np.put_along_axis(result, order[:, None, :], integers.transpose(0, 2, 1), axis=2)
     # What is carried over may meet the limit, or be rounded away again: each row keeps the better.
-    simple = nearest(weight, scale, limit)
+    simple = nearest(weight, scale, limit, partners)
     worse = _error(weight, scale, result, moments) > _error(weight, scale, simple, moments)
     result[worse] = simple[worse]
     return result.reshape(shape)
 
 
-def _rounded(rest: NDArray[np.float64], upper: NDArray[np.float64], limit: int) -> NDArray[np.int8]:
+def _beside(order: NDArray[np.int64], partners: Partners) -> NDArray[np.int64]:
+    """The partners by their place in the order of rounding, [G,K,L]: -1 unless rounded before."""
+    places = np.argsort(order, axis=1, kind="stable")  # [G,K]: column -> place
+    own = partners[order]  # [G,K,L]
+    groups = np.arange(len(order))[:, None, None]
+    there = np.where(own >= 0, places[groups, own], -1)
+    return np.where(there < np.arange(order.shape[1])[:, None], there, -1)
+
+
+def _limits(
+    integers: NDArray[np.int8], beside: NDArray[np.int64], limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Between what a column [G,M] may lie, whose partners [G,L] of `integers` are rounded."""
+    groups = np.arange(len(integers))[:, None]
+    chosen = np.where(beside[..., None] >= 0, integers[groups, beside], 0)  # [G,L,M]
+    low, high = room(chosen, limit)
+    return low.max(axis=1), high.min(axis=1)
+
+
+def _rounded(
+    rest: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    limit: int,
+    beside: NDArray[np.int64] | None,
+) -> NDArray[np.int8]:
     """The integers int8 [G,K,M] of weights float64 [G,K,M] in steps; `rest` is used up.
 
     A block of columns is rounded before the later ones are told, all at once.
     """
+    low: Any
+    high: Any
+    low, high = -limit, limit
     integers = np.empty(rest.shape, np.int8)
     columns = rest.shape[1]
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
         errors = np.empty((len(rest), stop - start, rest.shape[2]))
         for i in range(start, stop):
-            nearby = np.clip(np.rint(rest[:, i]), -limit, limit)
+            if beside is not None:
+                low, high = _limits(integers, beside[:, i], limit)
+            nearby = np.clip(np.rint(rest[:, i]), low, high)
             integers[:, i] = nearby
             error = (rest[:, i] - nearby) / upper[:, i, i, None]
             rest[:, i + 1 : stop] -= upper[:, i, i + 1 : stop, None] * error[:, None]

@@ -18,6 +18,7 @@ from quantize.graph.expose import with_outputs
 from quantize.graph.fragment import Borders, Fragments
 from quantize.graph.io import to_bytes
 from quantize.graph.layers import Layer, absorbed, absorbed_limits, layers
+from quantize.pairs import partners
 from quantize.plan import Encoding
 from quantize.repair.columns import Columns, conv_columns, matrix_columns
 from quantize.repair.walk import Array, Plain, Repairable, Tensor, Tensors, clipped_mean, sampled
@@ -164,6 +165,7 @@ class _Steps:
             has_bias=layer.bias is not None,
             limits=self._limits.get(layer.output, (-math.inf, math.inf)),
             unit=self._units[layer.input],
+            partners=_partners(layer, matrix.shape),
         )
 
     def _run_layer(
@@ -218,6 +220,15 @@ def _run(operator: Operator, reads: tuple[str, ...], tensors: Tensors) -> list[T
         return operator.once([])
     pieces = operator.pieces([tensors[name] for name in reads])
     return [np.concatenate(parts) for parts in pieces]
+
+
+def _partners(layer: Layer, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Which columns of the weight matrix [M,K] share a pair; None for a depthwise convolution."""
+    rows, width = shape
+    taps = layer.kernel[0] * layer.kernel[1]
+    if layer.group == rows > 1 and width == taps:
+        return None
+    return partners(width // taps, taps)
 
 
 def _columns(layer: Layer, encoding: Encoding | None, value: Tensor) -> Columns:

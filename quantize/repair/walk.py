@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from quantize.deadline import NEVER, Deadline
 from quantize.repair.columns import Columns
+from quantize.repair.portable import Partners
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import largest, least_squares, nearest
 
@@ -84,6 +85,8 @@ class Repairable:
         has_bias: whether the operator can carry a bias.
         limits: of the Relu or Clip, infinite where there is none.
         unit: scale of the input's integers, 0 where it has none.
+        partners: of the columns, int64 [K,L] as in `quantize.pairs`, or None where products are
+            not added in pairs.
     """
 
     layer: str
@@ -98,6 +101,7 @@ class Repairable:
     has_bias: bool = True
     limits: tuple[float, float] = (-math.inf, math.inf)
     unit: float = 0.0
+    partners: Partners | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +131,8 @@ def walk(
     remedies: Remedies,
     limit: int = 127,
     deadline: Deadline = NEVER,
+    *,
+    portable: bool = False,
 ) -> dict[str, Repaired]:
     """Repair every int8 layer in order.
 
@@ -137,6 +143,7 @@ def walk(
         remedies: what to do.
         limit: largest absolute integer of a weight.
         deadline: when the walk breaks off.
+        portable: whether each pair of weights has to fit 16 bits.
 
     Returns:
         Layer name -> its repaired form.
@@ -152,7 +159,9 @@ def walk(
         if isinstance(step, Plain):
             made = step.run(tensors)
         else:
-            repaired[step.layer], output = _repair(step, tensors, means, remedies, limit)
+            repaired[step.layer], output = _repair(
+                step, tensors, means, remedies, limit, step.partners if portable else None
+            )
             made = [output]
         tensors.update(zip(step.outputs, made, strict=True))
         for name in (*step.inputs, *step.outputs):
@@ -167,13 +176,14 @@ def _repair(
     means: Mapping[str, NDArray[np.float64]],
     remedies: Remedies,
     limit: int,
+    partners: Partners | None,
 ) -> tuple[Repaired, Tensor]:
     """The layer's repaired form and the activation that it makes."""
-    scale = least_squares(step.weight, limit) if remedies.scales else largest(step.weight, limit)
-    scale = np.maximum(scale, _least_scale(step))
-    integers = nearest(step.weight, scale, limit)
+    scaled = least_squares if remedies.scales else largest
+    scale = np.maximum(scaled(step.weight, limit, partners), _least_scale(step))
+    integers = nearest(step.weight, scale, limit, partners)
     if remedies.rounding and step.columns is not None:
-        integers = _rounded(step, step.columns(tensors[step.inputs[0]]), scale, limit)
+        integers = _rounded(step, step.columns(tensors[step.inputs[0]]), scale, limit, partners)
     done = Repaired(integers, scale, step.bias)
     given = step.run(tensors, done.matrix, step.bias)
     shift = np.zeros(len(scale))
@@ -185,7 +195,9 @@ def _repair(
     return done, step.finish(given, np.asarray(shift, np.float32))
 
 
-def _rounded(step: Repairable, columns: Columns, scale: Array, limit: int) -> NDArray[np.int8]:
+def _rounded(
+    step: Repairable, columns: Columns, scale: Array, limit: int, partners: Partners | None
+) -> NDArray[np.int8]:
     """The weight's integers for these inputs, int8 [M,K]."""
     integers = np.empty(step.weight.shape, np.int8)
     width, rows = step.weight.shape[1], len(step.weight) // step.groups
@@ -193,7 +205,11 @@ def _rounded(step: Repairable, columns: Columns, scale: Array, limit: int) -> ND
         moments = np.stack([one.T @ one for one in values])
         own = slice(groups.start * rows, groups.stop * rows)
         chosen = round_by_least_squares(
-            step.weight[own].reshape(-1, rows, width), scale[own].reshape(-1, rows), moments, limit
+            step.weight[own].reshape(-1, rows, width),
+            scale[own].reshape(-1, rows),
+            moments,
+            limit,
+            partners,
         )
         integers[own] = chosen.reshape(-1, width)
     return integers

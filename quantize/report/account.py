@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from quantize.plan import LayerRow, Plan
@@ -54,6 +54,8 @@ def account_lines(run: Account, names: Sequence[str] | None = None) -> list[str]
         *_rung_lines(run),
         "",
         *_layer_lines(run),
+        *folded_or_none("no VNNI", without_vnni(run.layers)),
+        *folded_or_none("portable", portable_cost(run)),
         "",
         *_change_lines(run, names),
         "",
@@ -85,6 +87,8 @@ def account_json(run: Account) -> dict[str, Any]:
             }
             for told in rungs(run)
         ],
+        "without_vnni": without_vnni(run.layers),
+        "portable_cost_db": portable_cost_db(run),
         "worst_layers": [layer_values(row) for row in worst(run.layers)[:SHOWN]],
         "changed": {
             "images": run.changed,
@@ -118,6 +122,8 @@ def rungs(run: Account) -> list[Told]:
             label = f"+ {', '.join(added)}"
         elif plan.repairs and plan.walked is None:
             label = "the repairs kept, on more images"
+        if run.plan.scheme.portable and not plan.scheme.portable:
+            label = "were it not portable"
         kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
         if kept:
             repaired = frozenset(plan.repairs)
@@ -129,6 +135,51 @@ def worst(layers: Iterable[LayerRow]) -> list[LayerRow]:
     """The layers that were measured, the one with the lowest SQNR first."""
     known = [row for row in layers if row.sqnr_db is not None]
     return sorted(known, key=lambda row: math.inf if row.sqnr_db is None else row.sqnr_db)
+
+
+def without_vnni(layers: Iterable[LayerRow]) -> str | None:
+    """What the forecast says of x86 CPUs without VNNI, as text; None where there is none."""
+    known = [row for row in layers if row.overflow_possible is not None]
+    if not known:
+        return None
+    risky = [row for row in known if row.overflow_possible]
+    if not risky:
+        return (
+            "no sum of two products can leave 16 bits in any layer: x86 CPUs without VNNI add up"
+            " the same"
+        )
+    seen = sorted((row for row in risky if row.overflow), key=lambda row: -(row.overflow or 0.0))
+    if not seen:
+        return (
+            f"sums of two products could leave 16 bits in {len(risky)} of {len(known)} layers, and"
+            " did in none on calibration images"
+        )
+    return (
+        f"on x86 CPUs without VNNI sums of two products overflow 16 bits in {len(seen)} of"
+        f" {len(known)} layers on calibration images, most in {middle(seen[0].name, 40)}"
+        f" ({percent(seen[0].overflow, 2)}), and could in {len(risky)}: quantize verify --cpu shows"
+        " what it costs there, quantization.portable mends it"
+    )
+
+
+def portable_cost_db(run: Account) -> float | None:
+    """What being portable costs the file that ships in SQNR, in dB; None where it was not seen."""
+    free = replace(run.plan, scheme=replace(run.plan.scheme, portable=False))
+    seen = [
+        next((rung.sqnr_db for rung in run.rungs if _same(rung.plan, plan)), None)
+        for plan in (free, run.plan)
+    ]
+    if not run.plan.scheme.portable or seen[0] is None or seen[1] is None:
+        return None
+    return seen[0] - seen[1]
+
+
+def portable_cost(run: Account) -> str | None:
+    """The same in a sentence."""
+    cost = portable_cost_db(run)
+    if cost is None:
+        return None
+    return f"weights that suit every x86 CPU cost {decibels(cost)} of SQNR on the probe's images"
 
 
 def next_step(run: Account) -> str:
@@ -237,6 +288,11 @@ def folded(label: str, text: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=f"{label:{_LABEL}}", subsequent_indent=pad
     ) or [label]
+
+
+def folded_or_none(label: str, text: str | None) -> list[str]:
+    """The same, and nothing for no text."""
+    return [] if text is None else folded(label, text)
 
 
 def middle(text: str, most: int) -> str:

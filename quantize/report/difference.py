@@ -180,6 +180,7 @@ def _plan(one: Plan, two: Plan) -> list[tuple[str, str, str]]:
         ("format", one.format, two.format),
         ("weights", one.scheme.weight_granularity, two.scheme.weight_granularity),
         ("7-bit weights", _yes(one.scheme.reduce_range), _yes(two.scheme.reduce_range)),
+        ("portable weights", _yes(one.scheme.portable), _yes(two.scheme.portable)),
         ("repairs", _list(one.repairs), _list(two.repairs)),
         ("nodes left float", _list(one.keep_float), _list(two.keep_float)),
     ]

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantize.candidates import Workshop
+from quantize.deadline import NEVER
 from quantize.errors import BudgetError, ModelError
 from quantize.graph import io
+from quantize.graph.rounded import rounded_layers
 from quantize.job import Job, Tally
 from quantize.layer_table import layer_table
 from quantize.measure import Verified
+from quantize.overflow import overflows
 from quantize.plan import LayerRow, OnProgress, Plan, SearchResult
 from quantize.report.changes import changes, class_drops
 from quantize.report.tables import Tables
@@ -27,6 +30,9 @@ log = logging.getLogger(__name__)
 
 PROBED = 8
 """Search images that each layer is measured on."""
+
+FORECAST = 16
+"""Calibration images on which sums that overflow 16 bits are counted."""
 
 
 def evidence(
@@ -52,7 +58,9 @@ def evidence(
     names = {sample.digest: sample.name for sample in job.holdout.samples}
     drops = class_drops(proof.comparison)
     return Tables(
-        _layer_rows(job, workshop, found.best.plan, best, on_progress),
+        _with_overflows(
+            _layer_rows(job, workshop, found.best.plan, best, on_progress), job, workshop, best
+        ),
         tuple(changes(proof.comparison, names)),
         None if drops is None else tuple(drops),
     )
@@ -83,3 +91,29 @@ def _layer_rows(
     except (BudgetError, ModelError) as error:  # the verdict is there, and this is no part of it
         log.warning("the layers were not measured one by one: %s", error)
         return layer_table(workshop.prepared.model, int8_model, none)
+
+
+def _with_overflows(
+    rows: tuple[LayerRow, ...], job: Job, workshop: Workshop, best: Path
+) -> tuple[LayerRow, ...]:
+    """The rows with what each layer overflows in 16 bits, on a few calibration images."""
+    deadline, int8_model = job.holdout.deadline, io.load(best)
+    few = replace(job.calibration.spread(FORECAST), deadline=NEVER, tally=Tally())
+    try:
+        seen = overflows(
+            int8_model,
+            np.concatenate(list(few.arrays())),
+            threads=cores(),
+            expired=lambda: deadline.passed,
+        )
+    except ModelError as error:  # as above
+        log.warning("what overflows without VNNI is not known: %s", error)
+        return rows
+    held = rounded_layers(workshop.prepared.model, int8_model)
+    known = {name: seen[layer.node] for name, layer in held.items() if layer.node in seen}
+    return tuple(
+        replace(row, overflow_possible=known[row.name].possible, overflow=known[row.name].seen)
+        if row.int8 and row.name in known
+        else row
+        for row in rows
+    )

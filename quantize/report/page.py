@@ -20,7 +20,17 @@ from markupsafe import Markup
 
 from quantize.checked_json import Value
 from quantize.plan import Plan
-from quantize.report.account import decibels, named, next_step, percent, rungs, size_ratio, worst
+from quantize.report.account import (
+    decibels,
+    named,
+    next_step,
+    percent,
+    portable_cost,
+    rungs,
+    size_ratio,
+    without_vnni,
+    worst,
+)
 from quantize.report.certainty import certainty
 from quantize.report.details import details_of
 from quantize.report.figures import Figures
@@ -67,6 +77,8 @@ def page(
         figures=Figures(run, more, sure, names),
         layers=[*worst(run.layers), *(row for row in run.layers if row.sqnr_db is None)],
         measured_layers=len(worst(run.layers)),
+        vnni=without_vnni(run.layers),
+        portable=portable_cost(run),
         next_step=None if run.outcome == "undecided" else next_step(run),
         size_ratio=size_ratio(run),
         wrong=_both_wrong(run, found),

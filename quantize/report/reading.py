@@ -264,6 +264,7 @@ def _plan(value: Value) -> Plan:
         Scheme(
             cast("Granularity", granularity),
             reduce_range=scheme.at("reduce_range").flag(),
+            portable=scheme.has("portable") and scheme.at("portable").flag(),
         ),
         value.at("repairs").texts(),
         value.at("keep_float").texts(),
@@ -325,7 +326,13 @@ def _layer(value: Value) -> LayerRow:
         noise,
         value.at("weight_range_ratio").number_or_none(),
         value.at("saturation_share").number_or_none(),
+        *(_perhaps(value, key) for key in ("overflow_possible_share", "overflow_share")),
     )
+
+
+def _perhaps(layer: Value, key: str) -> float | None:
+    """A figure that reports of older runs do not have."""
+    return layer.at(key).number_or_none() if layer.has(key) else None
 
 
 def _classes(value: Value) -> tuple[ClassDrop, ...] | None:

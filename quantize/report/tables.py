@@ -26,6 +26,8 @@ LAYER_COLUMNS = (
     "noise_share",
     "weight_range_ratio",
     "saturation_share",
+    "overflow_possible_share",
+    "overflow_share",
 )
 CHANGE_COLUMNS = ("image", "digest", "label", "float", "int8", "right")
 CLASS_COLUMNS = (
@@ -77,7 +79,8 @@ class Tables:
 def layer_values(row: LayerRow) -> dict[str, Any]:
     """A layer under the report's names."""
     figures = (row.sqnr_db, row.noise_share, row.weight_range_ratio, row.saturation)
-    values = (row.name, row.operator, row.int8, row.multiply_add_share, *figures)
+    overflow = (row.overflow_possible, row.overflow)
+    values = (row.name, row.operator, row.int8, row.multiply_add_share, *figures, *overflow)
     return dict(zip(LAYER_COLUMNS, values, strict=True))
 
 

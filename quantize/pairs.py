@@ -1,0 +1,96 @@
+"""Pairs of products: what x86 processors without VNNI add in 16 bits, and when that overflows.
+
+There onnxruntime multiplies uint8 activations x by int8 weights w two at a time, and x_i w_i +
+x_j w_j is cut off at -32768 and 32767 before it is added to the sum in 32 bits. Neighbours in the
+order of the kernel are a pair, first with second, third with fourth: for a convolution the order
+is position by position with the channels of a group innermost. A depthwise convolution, one channel
+in and one out for each group, is multiplied in 32 bits and has no pairs. All of that was seen in
+emulation, see docs/portable.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 32767 // 255
+"""What two weights of one sign may sum up to for no activations to overflow: 255 * 128 fits."""
+
+_AT_ONCE = 1 << 22
+"""Sums of pairs that are held at once."""
+
+
+def kernel_order(channels: int, taps: int) -> NDArray[np.int64]:
+    """Where a row of weights [C, taps] stands in the order of the kernel, int64 [C taps].
+
+    Args:
+        channels: of a group.
+        taps: positions of the kernel; 1 for a matrix product.
+    """
+    return np.arange(channels * taps).reshape(channels, taps).T.reshape(-1)
+
+
+def partners(channels: int, taps: int) -> NDArray[np.int64]:
+    """Which weights of a row [C, taps] share a pair with each, int64 [C taps, L], -1 for none.
+
+    A channel of zeros may be added to an odd number of them (`quantize.graph.widen`), which makes
+    other pairs: then L is 2, and both are told.
+    """
+    order = kernel_order(channels, taps)
+    result = np.full((len(order), 1 + channels % 2 * (taps > 1)), -1, np.int64)
+    positions = np.arange(len(order))
+    for way in range(result.shape[1]):
+        places = positions + way * (positions // channels)  # behind the zeros added before
+        row = np.full(int(places[-1]) + 2 - int(places[-1]) % 2, -1, np.int64)
+        row[places] = order
+        two = row.reshape(-1, 2)
+        for one, other in (two.T, two[:, ::-1].T):
+            there = one >= 0
+            result[one[there], way] = other[there]
+    return result
+
+
+def in_pairs(integers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """First and second of each pair along the last axis, in kernel order; an odd end meets a 0."""
+    if integers.shape[-1] % 2:
+        integers = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, 1)])
+    return integers[..., 0::2], integers[..., 1::2]
+
+
+def at_risk(weights: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Pairs that some activations overflow, [..., K/2], for weights [..., K] in kernel order.
+
+    255 (max(w_i, 0) + max(w_j, 0)) > 32767, or 255 (min(w_i, 0) + min(w_j, 0)) < -32768.
+    """
+    first, second = (part.astype(np.int32) for part in in_pairs(weights))
+    high = np.maximum(first, 0) + np.maximum(second, 0)
+    low = np.minimum(first, 0) + np.minimum(second, 0)
+    return np.asarray((high > MOST) | (low < -MOST))
+
+
+def overflowing(columns: NDArray[np.uint8], weights: NDArray[np.int8]) -> int:
+    """How many sums of pairs overflow: exact.
+
+    Args:
+        columns: uint8 [P,K], activations in kernel order at P positions.
+        weights: int8 [M,K].
+
+    Returns:
+        Of the P M K/2 sums.
+    """
+    first, second = (part.astype(np.int32) for part in in_pairs(columns))
+    one, other = (part.astype(np.int32) for part in in_pairs(weights))
+    rows, pairs = np.nonzero(at_risk(weights))
+    high = (first.max(axis=0, initial=0), second.max(axis=0, initial=0))
+    w, v = one[rows, pairs], other[rows, pairs]
+    most = high[0][pairs] * np.maximum(w, 0) + high[1][pairs] * np.maximum(v, 0)
+    least = high[0][pairs] * np.minimum(w, 0) + high[1][pairs] * np.minimum(v, 0)
+    left = np.flatnonzero((most > 32767) | (least < -32768))
+    step, count = max(1, _AT_ONCE // max(1, len(columns))), 0
+    for start in range(0, len(left), step):
+        some = left[start : start + step]
+        sums = first[:, pairs[some]] * w[some] + second[:, pairs[some]] * v[some]
+        count += int(np.count_nonzero((sums > 32767) | (sums < -32768)))
+    return count
