@@ -190,7 +190,10 @@ def test_a_run_leaves_its_tables(done):
         assert row["int8"]
         assert row["sqnr_db"] == float(cells["sqnr_db"]) > 20
         assert 0 <= row["overflow_share"] <= 1
+        assert 0 <= row["overflow_possible_share"] <= 1
         assert row["overflow_possible_share"] == float(cells["overflow_possible_share"])
+    summary = (job.run / "summary.txt").read_text()
+    assert "no VNNI    other sums on x86 CPUs without VNNI: 16 bits overflowed in" in summary
     classes = rows_of((job.run / "classes.csv").read_text())
     assert sum(int(row["images"]) for row in classes) == result.verdict.images
     with np.load(job.run / "outcomes.npz") as arrays:
@@ -207,6 +210,7 @@ def test_a_portable_run_says_what_that_costs_and_is_rebuilt_from_its_encodings(j
     beside = report["search"]["trials"][-1]
     assert not beside["plan"]["scheme"]["portable"]
     assert not beside["accepted"]
+    assert "no VNNI    the same sums on x86" in (job.run / "summary.txt").read_text()
     told = "\n".join(explain(job.run).lines())
     assert "portable   weights that suit every x86 CPU cost" in told
     assert "no VNNI    no sum of two products can leave 16 bits" in told

@@ -16,6 +16,7 @@ def summary(report: dict[str, Any]) -> str:
         *_accuracy(report),
         *_fidelity(report),
         *_speed(report),
+        *_without_vnni(report),
         *_trials(report),
         *_reused(report),
         *(f"note       {note}" for note in report["data"]["notes"]),
@@ -110,6 +111,21 @@ def _speed(report: dict[str, Any]) -> list[str]:
         f" {seen['ratio']:.2f}x as fast, 95 % interval {seen['low']:.2f} to {seen['high']:.2f}",
         f"           batch 1, {seen['threads']} threads{fewer}, {seen['rounds']} interleaved"
         f" rounds, {measured['cpu']['name']}",
+    ]
+
+
+def _without_vnni(report: dict[str, Any]) -> list[str]:
+    """Whether the file computes the same on x86 CPUs without VNNI, by the forecast."""
+    known = [row for row in report["layers"] if row["overflow_possible_share"] is not None]
+    possible = sum(row["overflow_possible_share"] > 0 for row in known)
+    if not known:
+        return []
+    if not possible:
+        return ["no VNNI    the same sums on x86 CPUs without VNNI: none can leave 16 bits"]
+    seen = sum((row["overflow_share"] or 0) > 0 for row in known)
+    return [
+        f"no VNNI    other sums on x86 CPUs without VNNI: 16 bits overflowed in {seen} of"
+        f" {len(known)} layers on calibration images, and can in {possible}"
     ]
 
 
