@@ -65,7 +65,7 @@ def test_int8_and_several_images(done):
 
 def test_no_more_than_five_classes(job, image, monkeypatch):
     logits = np.arange(8, dtype=np.float32)[None]
-    monkeypatch.setattr(classify, "predictor", lambda _: lambda _: logits)
+    monkeypatch.setattr(classify, "predictor", lambda _, **options: lambda _: logits)
     (guesses,) = predict(job.model, [image[0]], job.settings())
     assert [g.index for g in guesses] == [7, 6, 5, 4, 3]
     assert sum(g.probability for g in guesses) < 1
@@ -73,7 +73,7 @@ def test_no_more_than_five_classes(job, image, monkeypatch):
 
 def test_scores_that_are_no_numbers(job, image, monkeypatch):
     logits = np.array([[1, np.nan]], np.float32)
-    monkeypatch.setattr(classify, "predictor", lambda _: lambda _: logits)
+    monkeypatch.setattr(classify, "predictor", lambda _, **options: lambda _: logits)
     with pytest.raises(ModelError, match="gives NaN or infinity for"):
         predict(job.model, [image[0]], job.settings())
 

@@ -49,7 +49,9 @@ def trials(job):
 def ladder(template, tmp_path_factory):
     """The whole ladder climbed once, undisturbed."""
     files = TinyJob(Path(shutil.copytree(template.folder, tmp_path_factory.mktemp("l") / "job")))
-    return files, files.tune(*LADDER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTIZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return files, files.tune(*LADDER)
 
 
 # ----------------------------------------------------------------------------- predictions
