@@ -15,7 +15,7 @@ test: install  ## the tests, real data and long ones left out
 	$(BIN)/python -m pytest -m "not slow" -n 2 -q
 
 test-slow: install  ## the long tests on real data
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -m slow -n 2 -q
 
 test-latest: $(LATEST)/.made  ## the same tests with the newest onnx, onnxruntime, numpy 2, no INC
 	$(LATEST)/bin/python -m pytest -m "not slow and not inc" -n 2 -q

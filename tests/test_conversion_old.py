@@ -212,7 +212,7 @@ def test_a_sabotaged_light_graph_is_seen(come_in):
         ("resnet50", 54),
         ("inception_v1", 58),
         ("inception_v2", 70),
-        ("densenet121", 121),
+        ("densenet121", 183),  # 62 normalizations in front of convolutions became some
         ("vgg19", 19),
         ("squeezenet", 26),
     ],
