@@ -21,7 +21,7 @@ TRACE = 'File "/home/anna/exports/model.py", line 3, in forward'
         "at /data/x.pt",
         "cwd=/srv/models/resnet",
         "C:\\Users\\anna",
-        "d:/work/x",
+        "d:/models/x",
         "\\\\fileserver\\models",
         "file:///x",
         "~/models/x",
