@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from quantize.cli.options import AsJson, Quiet
-from quantize.cli.printing import progress, say
+from quantize.cli.printing import progress, show
 
 if TYPE_CHECKING:
     from quantize.conversion.batch import Batch
@@ -99,7 +99,7 @@ def convert(
             value_info=value_info,
             on_progress=on_progress,
         )
-    say(made.to_json(), made.lines(), as_json)
+    show(made, as_json)
 
 
 def _batch(text: str | None) -> Batch | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quantize.cli.options import AsJson, Quiet
-from quantize.cli.printing import progress, say
+from quantize.cli.printing import progress, say, show
 
 
 def fetch(
@@ -108,4 +108,4 @@ def prepare_imagenet(
             checksum=checksum,
             on_progress=on_progress,
         )
-    say(made.to_json(), made.lines(), as_json)
+    show(made, as_json)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from quantize.cli.options import AsJson
-from quantize.cli.printing import say
+from quantize.cli.options import AsJson, Names, Run
+from quantize.cli.printing import say, show
 
 
 def inspect(
@@ -18,15 +18,13 @@ def inspect(
     from quantize import inspection
 
     seen = inspection.inspect(model)
-    say(seen.to_json(), seen.lines(), as_json)
+    show(seen, as_json)
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    run: Run,
     other: Annotated[Path | None, typer.Argument(help="Another one, to compare with.")] = None,
-    names: Annotated[
-        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
-    ] = None,
+    names: Names = None,
     as_json: AsJson = False,
 ) -> None:
     """What a run found: rungs, worst layers, changed images; or two runs side by side."""
@@ -42,7 +40,7 @@ def explain(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    run: Run,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Default: report.html in it.", metavar="FILE"),
@@ -51,9 +49,7 @@ def report(
         Path | None,
         typer.Option("--images", help="Show changed images from this folder.", metavar="DIR"),
     ] = None,
-    names: Annotated[
-        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
-    ] = None,
+    names: Names = None,
 ) -> None:
     """Write the page of a finished run again: with class names, with small pictures."""
     from quantize.classify import read_names

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from quantize.cli.options import (
+    AnyModel,
     AsJson,
     ConfigFile,
     Labels,
     Location,
+    Names,
     Overrides,
     Quiet,
     configuration,
     seconds,
 )
-from quantize.cli.printing import progress, say
+from quantize.cli.printing import progress, say, show
 
 if TYPE_CHECKING:
     from quantize.config import Config
@@ -69,7 +71,7 @@ def verify(
         _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
-    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    settings = configuration(config, overrides, dataset_location, label_path)
     if budget and not cpus:
         raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
     if cpus:
@@ -99,7 +101,7 @@ def _verify_on(
         seen = portability.verify_on(
             *models, settings, names, budget=limit, on_progress=on_progress
         )
-    say(seen.to_json(), seen.lines(), as_json)
+    show(seen, as_json)
     raise typer.Exit(seen.exit_code)
 
 
@@ -121,12 +123,12 @@ def _verify_bundle(
             digest=digest,
             on_progress=on_progress,
         )
-    say(proof.to_json(), proof.lines(), as_json)
+    show(proof, as_json)
     raise typer.Exit(proof.exit_code)
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    model: AnyModel,
     config: ConfigFile,
     overrides: Overrides = None,
     dataset_location: Location = None,
@@ -138,7 +140,7 @@ def evaluate(
     from quantize import measure
     from quantize.errors import DataError
 
-    settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+    settings = configuration(config, overrides, dataset_location, label_path)
     with progress(quiet or as_json) as on_progress:
         seen = measure.evaluate(model, settings, on_progress=on_progress)
     if not seen.labelled:
@@ -171,11 +173,11 @@ def benchmark(
 
     settings = None
     if config is not None:
-        settings = configuration(config, overrides).with_flags(dataset_location, label_path, None)
+        settings = configuration(config, overrides, dataset_location, label_path)
     with progress(quiet or as_json) as on_progress:
         if int8_model is None:
             alone = measure.benchmark_one(float_model, settings)
-            say(alone.to_json(), alone.lines(), as_json)
+            show(alone, as_json)
             return
         seen: Latency = measure.benchmark(
             float_model, int8_model, settings, on_progress=on_progress
@@ -184,12 +186,10 @@ def benchmark(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")],
+    model: AnyModel,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     config: ConfigFile,
-    names: Annotated[
-        Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
-    ] = None,
+    names: Names = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

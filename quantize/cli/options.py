@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from quantize.config import Config
 
+FloatModel = Annotated[Path, typer.Argument(help="The float ONNX file.")]
+AnyModel = Annotated[Path, typer.Argument(help="A float or int8 ONNX file.")]
+Run = Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")]
 ConfigFile = Annotated[
     Path, typer.Option("--config", help="YAML file: data, preprocessing, goal.", metavar="FILE")
 ]
@@ -27,16 +30,28 @@ Labels = Annotated[
     str | None,
     typer.Option("--label-path", help="Label file; default: val.txt beside the folder."),
 ]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="Class names, one a line (synset.txt).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
-def configuration(path: Path, overrides: list[str] | None, budget: str | None = None) -> Config:
-    """The settings: the file, overridden by `--set`, overridden by `--budget`."""
+def configuration(
+    path: Path,
+    overrides: list[str] | None,
+    dataset_location: str | None = None,
+    label_path: str | None = None,
+    *,
+    quant_format: str | None = None,
+    budget: str | None = None,
+) -> Config:
+    """The settings: the file, overridden by `--set`, overridden by the options of their own."""
     from quantize.config import load_config
 
     extra = [] if budget is None else [f"tuning.exit_policy.timeout={seconds(budget)}"]
-    return load_config(path, [*(overrides or []), *extra])
+    settings = load_config(path, [*(overrides or []), *extra])
+    return settings.with_flags(dataset_location, label_path, quant_format)
 
 
 def seconds(budget: str) -> int:

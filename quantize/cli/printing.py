@@ -7,10 +7,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from quantize.console import ProgressPrinter, printable
 from quantize.report.values import finite
+
+
+class Shown(Protocol):
+    """What a command found or made, for machines and for people."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+
+    def lines(self) -> list[str]:
+        """The same for people."""
 
 
 @contextmanager
@@ -33,6 +43,11 @@ def say(content: Any, lines: list[str], as_json: bool) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `| head -1` has what it wants; the exit code is still ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show(found: Shown, as_json: bool) -> None:
+    """Print what says itself how it is printed."""
+    say(found.to_json(), found.lines(), as_json)
 
 
 def complain(line: str) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from quantize.cli.options import AsJson
-from quantize.cli.printing import say
+from quantize.cli.options import AsJson, Run
+from quantize.cli.printing import show
 
 
 def track(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    run: Run,
     uri: Annotated[
         str,
         typer.Option(
@@ -41,4 +41,4 @@ def track(
     from quantize.tracking import recording
 
     made = recording.track(run, uri=uri, experiment=experiment, bundle=bundle, name=name)
-    say(made.to_json(), made.lines(), as_json)
+    show(made, as_json)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from quantize.cli.options import AsJson
-from quantize.cli.printing import say
+from quantize.cli.options import AsJson, Run
+from quantize.cli.printing import show
 
 
 def release(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as int8.onnx.run.")],
+    run: Run,
     model: Annotated[Path, typer.Option("--model", help="The float ONNX file.", metavar="FILE")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", metavar="DIR")],
     name: Annotated[str | None, typer.Option("--name", help="Default: <model>-int8.")] = None,
@@ -57,7 +57,7 @@ def release(
         allow_unmet=allow_unmet,
         force=force,
     )
-    say(made.to_json(), made.lines(), as_json)
+    show(made, as_json)
 
 
 def check(
@@ -68,5 +68,5 @@ def check(
     from quantize.bundle.checking import check_bundle
 
     seen = check_bundle(bundle)
-    say(seen.to_json(), seen.lines(), as_json)
+    show(seen, as_json)
     raise typer.Exit(seen.exit_code)

@@ -10,6 +10,7 @@ import typer
 from quantize.cli.options import (
     AsJson,
     ConfigFile,
+    FloatModel,
     Labels,
     Location,
     Overrides,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def tune(
-    model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
+    model: FloatModel,
     config: ConfigFile,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where the int8 file goes.", metavar="FILE")
@@ -54,8 +55,9 @@ def tune(
     """
     from quantize import pipeline, price
 
-    settings = configuration(config, overrides, budget)
-    settings = settings.with_flags(dataset_location, label_path, quant_format)
+    settings = configuration(
+        config, overrides, dataset_location, label_path, quant_format=quant_format, budget=budget
+    )
     with progress(quiet or as_json) as on_progress:
         if dry_run:
             found = price.dry_run(model, settings, output, on_progress=on_progress)
@@ -92,7 +94,7 @@ def _of_result(result: Result) -> tuple[dict[str, Any], list[str]]:
 
 
 def apply(
-    model: Annotated[Path, typer.Argument(help="The float ONNX file.")],
+    model: FloatModel,
     plan: Annotated[Path, typer.Option("--plan", help="plan.json of a run, perhaps edited.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the int8 file goes.")],
     encodings: Annotated[
