@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models import tiny_resnet
 from quantize.conversion.importing import import_model
-from quantize.conversion.source import Source, find_source
+from quantize.conversion.source import KINDS, Source, find_source
 from quantize.errors import ModelError, QuantizeError
 
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
@@ -138,9 +138,8 @@ def test_any_bytes_have_a_kind_or_an_error_for_people(tmp_path, content):
         assert find_source(path).path == path
 
 
-def test_a_kind_whose_importer_is_missing_says_so(monkeypatch, tmp_path):
-    monkeypatch.setitem(
-        import_model.__globals__["_IMPORTERS"], "onnx", "none_of_that_name.import_onnx"
-    )
-    with pytest.raises(ModelError, match="this version does not handle an ONNX file"):
-        import_model(Source("onnx", tmp_path / "m.onnx"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_has_a_reader_that_refuses_what_it_cannot_read(tmp_path, kind):
+    path, weights = put(tmp_path, "x", b"\x00 no model"), put(tmp_path, "y", b"\x00 nothing")
+    with pytest.raises(ModelError, match=r"/[xy]\b"):
+        import_model(Source(kind, path, weights if kind in ("mxnet", "caffe2") else None))

@@ -1,23 +1,14 @@
-"""One table of importers: which function reads which kind of source; each loads when needed."""
+"""The table of importers: each kind of source with what reads it, loaded when it is needed."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from quantize.conversion.source import KINDS, Kind, Source
-from quantize.errors import ModelError
+from quantize.conversion.source import Kind, Source
 
 if TYPE_CHECKING:
     from quantize.conversion.imported import Imported
-
-_IMPORTERS: dict[Kind, str] = {
-    "onnx": "old.import_onnx",
-    "mxnet": "mxnet.import_mxnet",
-    "caffe2": "caffe2.import_caffe2",
-    "torch": "torch.import_torch",
-}
-"""Kind -> function in this package."""
 
 
 def import_model(source: Source) -> Imported:
@@ -26,30 +17,38 @@ def import_model(source: Source) -> Imported:
     Raises:
         QuantizeError: the files are damaged, or hold what has no counterpart in ONNX.
     """
-    importer = load_part(_IMPORTERS[source.kind], KINDS[source.kind])
-    files = {
-        "caffe2": (source.path, source.weights, source.value_info),
-        "mxnet": (source.path, source.weights),
-    }
-    imported: Imported = importer(*files.get(source.kind, (source.path,)))
-    return imported
+    return _IMPORTERS[source.kind](source)
 
 
-def load_part(name: str, what: str) -> Any:
-    """A function of this package, which may stand in a module that is not part of this version.
+def _onnx(source: Source) -> Imported:
+    from quantize.conversion.old import import_onnx
 
-    Args:
-        name: `module.function`.
-        what: it is for, for the message.
+    return import_onnx(source.path)
 
-    Raises:
-        ModelError: the module is not there.
-    """
-    module, function = name.split(".")
-    path = f"quantize.conversion.{module}"
-    try:
-        return getattr(import_module(path), function)
-    except ModuleNotFoundError as error:
-        if error.name != path:
-            raise
-        raise ModelError(f"this version does not handle {what}", "update quantize") from error
+
+def _mxnet(source: Source) -> Imported:
+    from quantize.conversion.mxnet import import_mxnet
+
+    assert source.weights is not None  # source.find_source saw to it
+    return import_mxnet(source.path, source.weights)
+
+
+def _caffe2(source: Source) -> Imported:
+    from quantize.conversion.caffe2 import import_caffe2
+
+    assert source.weights is not None
+    return import_caffe2(source.path, source.weights, source.value_info)
+
+
+def _torch(source: Source) -> Imported:
+    from quantize.conversion.torch import import_torch
+
+    return import_torch(source.path)
+
+
+_IMPORTERS: dict[Kind, Callable[[Source], Imported]] = {
+    "onnx": _onnx,
+    "mxnet": _mxnet,
+    "caffe2": _caffe2,
+    "torch": _torch,
+}

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from quantize.conversion.importing import load_part
+from quantize.conversion.int8 import change_format
 from quantize.errors import ConversionError, ModelError
 from quantize.graph.view import QUANTIZED_OPS
 
@@ -24,8 +24,7 @@ def with_format(model: onnx.ModelProto, wanted: Format) -> onnx.ModelProto:
     """
     if not {node.op_type for node in model.graph.node} & QUANTIZED_OPS:
         raise ModelError("the model is not int8, so it has no format", "quantize it first: tune")
-    changed: onnx.ModelProto = load_part("int8.change_format", "int8 formats")(model, wanted)
-    return changed
+    return change_format(model, wanted)
 
 
 def check_integers(before: onnx.ModelProto, after: onnx.ModelProto) -> int:

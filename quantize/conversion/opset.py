@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import version_converter
 
-from quantize.conversion.importing import load_part
+from quantize.conversion.old import downgrade
 from quantize.errors import ModelError
 from quantize.graph.view import opset
 
@@ -27,8 +27,7 @@ def with_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         ModelError: an operator has no form there; names it.
     """
     if wanted < opset(model):
-        older: onnx.ModelProto = load_part("old.downgrade", "older opsets")(model, wanted)
-        return older
+        return downgrade(model, wanted)
     try:
         return version_converter.convert_version(model, wanted)
     except Exception as error:  # the converter raises whatever its C++ side does
