@@ -7,10 +7,10 @@ is built here. The trained models and the photographs lie in a folder beside the
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -219,15 +219,13 @@ def _topology(images: Path, folder: Path) -> Path:
 
 @cache
 def _network_builders() -> ModuleType:
-    """`tests/models.py`, by its path: `tests` is no package, and others ship one of that name."""
-    path = ROOT / "tests" / "models.py"
-    spec = importlib.util.spec_from_file_location("benchmark_networks", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """`tests/models.py`: `tests` is no package, and what stands in it must shadow nothing else."""
+    folder = str(ROOT / "tests")
+    sys.path.insert(0, folder)
+    try:
+        return import_module("models")
+    finally:
+        sys.path.remove(folder)
 
 
 def _upgraded(model: Path, target: Path) -> Path:

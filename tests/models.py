@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +18,23 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import topologies
+from onnx_nets import EPSILON, OnnxNet
+from topologies import Layer
+
 Item = tuple[NDArray[np.uint8], int]
 """An image, uint8 [H,W,3] RGB, and its class."""
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
-EPSILON = 1e-5
-
-# What a residual branch adds, against its input. Random branches at full strength are chaotic:
-# they turn the slightest rounding into another answer, which trained ones do not.
-_BRANCH_GAIN = 0.1
-
-# Depth -> prefix of the zoo's names, whether blocks are bottlenecks, blocks of the four stages.
+# Depth -> prefix of the zoo's names.
 _RESNETS = {
-    18: ("resnetv15", False, (2, 2, 2, 2)),
-    34: ("resnetv16", False, (3, 4, 6, 3)),
-    50: ("resnetv17", True, (3, 4, 6, 3)),
-    101: ("resnetv18", True, (3, 4, 23, 3)),
-    152: ("resnetv19", True, (3, 8, 36, 3)),
+    18: "resnetv15",
+    34: "resnetv16",
+    50: "resnetv17",
+    101: "resnetv18",
+    152: "resnetv19",
 }
 
 
@@ -129,13 +126,17 @@ def tiny_resnet(
         initializers_as_inputs: as files of IR version 3 have it.
         softmax: end with Softmax.
     """
-    net = _Builder(np.random.default_rng(seed), opset, spread=0.5)
-    x = net.relu("relu0", net.conv_bn("conv0", "bn0", "data", (channels, 3, 3, 3)))
-    y = net.relu("relu1", net.conv_bn("conv1", "bn1", x, (channels, channels, 3, 3)))
-    y = net.conv_bn("conv2", "bn2", y, (channels, channels, 3, 3))
-    x = net.relu("relu2", net.node("Add", "add", [y, x]))
-    x = net.node("Flatten", "flatten", [net.node("GlobalAveragePool", "pool", [x])])
-    output = net.gemm("fc", x, classes, channels, "fc_out" if softmax else "logits")
+    net = OnnxNet(np.random.default_rng(seed), opset, spread=0.5)
+
+    def conv_norm(number: int, x: str, taken: int = channels) -> str:
+        x = net.conv(f"conv{number}", x, Layer(taken, channels, 3))
+        return net.norm(f"bn{number}", x, channels)
+
+    x = net.relu("relu0", conv_norm(0, "data", 3))
+    y = conv_norm(2, net.relu("relu1", conv_norm(1, x)))
+    x = net.average_pool("pool", net.relu("relu2", net.add("add", y, x)))
+    x = net.node("Flatten", "flatten", [x])
+    output = net.dense("fc", x, channels, classes, "fc_out" if softmax else "logits")
     if softmax:
         output = net.node("Softmax", "softmax", [output], "probabilities", axis=1)
     model = net.model(
@@ -177,180 +178,27 @@ def resnet_v1(
             classifier whose answers differ; striped ones by default. A dozen is enough.
         initializers_as_inputs: as the zoo's files of opset 7 have it.
     """
-    prefix, bottleneck, stages = _RESNETS[depth]
-    net = _Builder(np.random.default_rng(seed), opset, spread=0.2)
-    x = _stem(net, prefix)
-    channels = 64
-    for stage, blocks in enumerate(stages, start=1):
-        width = 64 << (stage - 1)
-        names = _StageNames(f"{prefix}_stage{stage}")
-        for block in range(blocks):
-            stride = 2 if block == 0 and stage > 1 else 1
-            add_block = _bottleneck if bottleneck else _basic_block
-            x = add_block(net, names, x, (channels, width), stride)
-            channels = width * 4 if bottleneck else width
-    x = net.node("GlobalAveragePool", f"{prefix}_pool1_fwd", [x])
+    prefix = _RESNETS[depth]
+    net = OnnxNet(np.random.default_rng(seed), opset, spread=0.2)
+    x = topologies.gluon_v1(net, prefix, "data", depth)
     x = net.node("Flatten", "flatten_473", [x])
-    x = net.gemm(f"{prefix}_dense0", x, 1000, channels, f"{prefix}_dense0_fwd")
+    features = topologies.channels_of(depth)
+    x = net.dense(f"{prefix}_dense0", x, features, 1000, f"{prefix}_dense0_fwd")
     model = net.model(
         "mxnet_converted_model",
         data=["N", 3, 224, 224],
         output=(x, ["N", 1000]),
         ir_version=3 if initializers_as_inputs else 4,
     )
-    if images is None:
-        images = prepared(tiny_dataset(classes=16, per_class=1, size=224, seed=seed))
+    images = striped(seed) if images is None else images
     set_batch_statistics(model, images)
     spread_answers(model, images, seed)
     return model
 
 
-@dataclass
-class _Builder:
-    """Collects nodes and seeded parameters; names follow the zoo's `<layer>_fwd` and the like.
-
-    Attributes:
-        rng: where weights come from.
-        opset: of the model.
-        spread: standard deviation of ln(gamma), how unequal the channels' scales are.
-    """
-
-    rng: np.random.Generator
-    opset: int
-    spread: float
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-
-    def node(self, op: str, name: str, inputs: list[str], output: str = "", **attributes) -> str:
-        output = output or name
-        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
-        return output
-
-    def parameter(self, name: str, array: NDArray[np.floating]) -> str:
-        self.initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
-        return name
-
-    def relu(self, name: str, x: str) -> str:
-        return self.node("Relu", name, [x])
-
-    def conv_bn(
-        self,
-        conv: str,
-        bn: str,
-        x: str,
-        shape: tuple[int, ...],
-        stride: int = 1,
-        biased: bool = False,
-        gain: float = 1.0,
-    ) -> str:
-        """Convolution of weight [out,in,k], padded to keep the size, and BatchNormalization."""
-        filters, depth, kernel = shape[:3]
-        weight = self.rng.standard_normal((filters, depth, kernel, kernel), dtype=np.float32)
-        weight *= np.float32(math.sqrt(2 / (depth * kernel * kernel)))
-        inputs = [x, self.parameter(f"{conv}_weight", weight)]
-        if biased:
-            bias = self.rng.normal(0, 0.1, filters)
-            inputs.append(self.parameter(f"{conv}_bias", bias))
-        y = self.node(
-            "Conv",
-            f"{conv}_fwd",
-            inputs,
-            dilations=[1, 1],
-            group=1,
-            kernel_shape=[kernel, kernel],
-            pads=[kernel // 2] * 4,
-            strides=[stride, stride],
-        )
-        return self.batchnorm(bn, y, filters, gain)
-
-    def batchnorm(self, name: str, x: str, channels: int, gain: float) -> str:
-        statistics = {
-            "gamma": gain * np.exp(self.rng.normal(0, self.spread, channels)),
-            "beta": gain * self.rng.normal(0, 0.2, channels),
-            "running_mean": np.zeros(channels),
-            "running_var": np.ones(channels),
-        }
-        inputs = [x, *(self.parameter(f"{name}_{key}", value) for key, value in statistics.items())]
-        attributes = {"epsilon": EPSILON, "momentum": 0.9}
-        if self.opset < 9:
-            attributes["spatial"] = 1
-        return self.node("BatchNormalization", f"{name}_fwd", inputs, **attributes)
-
-    def gemm(self, name: str, x: str, classes: int, features: int, output: str) -> str:
-        inputs = [
-            x,
-            self.parameter(f"{name}_weight", self.rng.standard_normal((classes, features))),
-            self.parameter(f"{name}_bias", np.zeros(classes)),
-        ]
-        return self.node("Gemm", output, inputs, transB=1, alpha=1.0, beta=1.0)
-
-    def model(
-        self, name: str, data: list[int | str], output: tuple[str, list[int | str]], ir_version: int
-    ) -> onnx.ModelProto:
-        inputs = [helper.make_tensor_value_info("data", TensorProto.FLOAT, data)]
-        if ir_version < 4:
-            inputs += [
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-                for tensor in self.initializers
-            ]
-        outputs = [helper.make_tensor_value_info(output[0], TensorProto.FLOAT, output[1])]
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
-        opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
-
-
-class _StageNames:
-    """Counts layers within a stage as Gluon does: each kind from 0."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.counts: dict[str, int] = {}
-
-    def next(self, kind: str) -> str:
-        number = self.counts.get(kind, 0)
-        self.counts[kind] = number + 1
-        return f"{self.stage}_{kind}{number}"
-
-
-def _stem(net: _Builder, prefix: str) -> str:
-    x = net.conv_bn(f"{prefix}_conv0", f"{prefix}_batchnorm0", "data", (64, 3, 7), stride=2)
-    x = net.relu(f"{prefix}_relu0_fwd", x)
-    shape = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
-    return net.node("MaxPool", f"{prefix}_pool0_fwd", [x], **shape)
-
-
-def _bottleneck(
-    net: _Builder, names: _StageNames, x: str, channels: tuple[int, int], stride: int
-) -> str:
-    before, width = channels
-
-    def conv_bn(x: str, shape: tuple[int, ...], **options) -> str:
-        return net.conv_bn(names.next("conv"), names.next("batchnorm"), x, shape, **options)
-
-    y = conv_bn(x, (width, before, 1), stride=stride, biased=True)
-    y = net.relu(f"{names.next('relu')}_fwd", y)
-    y = net.relu(f"{names.next('relu')}_fwd", conv_bn(y, (width, width, 3)))
-    y = conv_bn(y, (4 * width, width, 1), biased=True, gain=_BRANCH_GAIN)
-    if before != 4 * width:
-        x = conv_bn(x, (4 * width, before, 1), stride=stride)
-    y = net.node("Add", names.next("_plus"), [y, x])
-    return net.relu(names.next("activation"), y)
-
-
-def _basic_block(
-    net: _Builder, names: _StageNames, x: str, channels: tuple[int, int], stride: int
-) -> str:
-    before, width = channels
-
-    def conv_bn(x: str, shape: tuple[int, ...], **options) -> str:
-        return net.conv_bn(names.next("conv"), names.next("batchnorm"), x, shape, **options)
-
-    y = net.relu(f"{names.next('relu')}_fwd", conv_bn(x, (width, before, 3), stride=stride))
-    y = conv_bn(y, (width, width, 3), gain=_BRANCH_GAIN)
-    if before != width:
-        x = conv_bn(x, (width, before, 1), stride=stride)
-    y = net.node("Add", names.next("_plus"), [y, x])
-    return net.relu(names.next("activation"), y)
+def striped(seed: int = 0) -> NDArray[np.float32]:
+    """Sixteen images of 224x224 for a network's running statistics, float32 [16,3,224,224]."""
+    return prepared(tiny_dataset(classes=16, per_class=1, size=224, seed=seed))
 
 
 # ----------------------------------------------------------- weights that follow images

@@ -7,6 +7,7 @@ must compute.
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +15,31 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import topologies
 from graphs import answers
 from models import _normalising_by_batch, prepared, tiny_dataset
+from onnx_nets import MAX_POOL, conv_attributes, old_attributes
 from quantize.conversion.old import upgrade
 from quantize.graph.batch import free_batch
 from quantize.graph.expose import with_outputs
+from topologies import Block, Layer, Names
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 AGES = (3, 4, 5, 6, 7, 8, 9, 12)
 
 
 class _Age:
-    """Writes nodes as one opset spells them."""
+    """Writes nodes as one opset spells them; half the sums are Sum, half are Add."""
 
     def __init__(self, opset: int, seed: int) -> None:
+        self.sums = cycle(("Sum", "Add"))
         self.opset = opset
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, NDArray[np.generic]] = {}
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        in_place = ("Relu", "Sum", "Add", "Mul", "Dropout", "BatchNormalization")
-        if self.opset < 6 and op in in_place:
-            attributes["consumed_inputs"] = [int(i > 2) for i in range(len(inputs))]
+        attributes |= old_attributes(op, len(inputs), self.opset)
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
@@ -44,24 +47,27 @@ class _Age:
         self.weights[name] = np.asarray(value, np.float32)
         return name
 
-    def conv_bn(self, x: str, name: str, shape: tuple[int, int, int], stride: int, gain=1.0) -> str:
-        filters, depth, kernel = shape
-        scale = math.sqrt(2 / (depth * kernel * kernel))
-        values = self.rng.normal(0, scale, (filters, depth, kernel, kernel))
-        sides = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
-        y = self.node("Conv", [x, self.weight(f"{name}_w", values)], f"{name}_1", **sides)
+    def conv(self, name: str, x: str, layer: Layer, gain: float = 1.0) -> str:
+        shape = (layer.given, layer.taken, layer.kernel, layer.kernel)
+        values = gain * self.rng.normal(0, math.sqrt(2 / math.prod(shape[1:])), shape)
+        inputs = [x, self.weight(f"{name}_w", values)]
+        return self.node("Conv", inputs, f"{name}_1", **conv_attributes(layer))
+
+    def norm(self, name: str, x: str, channels: int, gain: float = 1.0) -> str:
         inputs = [
-            self.weight(f"{name}_s", gain * self.rng.uniform(0.7, 1.3, filters)),
-            self.weight(f"{name}_b", self.rng.normal(0, 0.2, filters)),
-            self.weight(f"{name}_rm", self.rng.normal(0, 0.2, filters)),
-            self.weight(f"{name}_riv", self.rng.uniform(0.5, 1.5, filters)),
+            x,
+            self.weight(f"{name}_s", gain * self.rng.uniform(0.7, 1.3, channels)),
+            self.weight(f"{name}_b", self.rng.normal(0, 0.2, channels)),
+            self.weight(f"{name}_rm", self.rng.normal(0, 0.2, channels)),
+            self.weight(f"{name}_riv", self.rng.uniform(0.5, 1.5, channels)),
         ]
-        attributes: dict[str, object] = {"epsilon": 1e-5}
-        if self.opset < 7:
-            attributes["is_test"] = 1
-        if self.opset < 9:
-            attributes["spatial"] = 1
-        return self.node("BatchNormalization", [y, *inputs], f"{name}_2", **attributes)
+        return self.node("BatchNormalization", inputs, f"{name}_2", epsilon=1e-5)
+
+    def relu(self, name: str, x: str) -> str:
+        return self.node("Relu", [x], name)
+
+    def add(self, name: str, branch: str, x: str) -> str:
+        return self.node(next(self.sums), [branch, x], name)
 
     def along_channels(self, op: str, x: str, name: str, values: NDArray[np.floating]) -> str:
         """An operand [C] laid along axis 1, as each age has it."""
@@ -79,17 +85,14 @@ class _Age:
         else:
             self.weights["flat_shape"] = np.array([batch, channels])
             x = self.node("Reshape", [x, "flat_shape"], "flat")
-        if self.opset < 7:
-            x = self.node("Dropout", [x], "dropped", ratio=0.5, is_test=1)
-        elif self.opset < 12:
+        if self.opset < 12:
             x = self.node("Dropout", [x], "dropped", ratio=0.5)
         else:
             self.weight("ratio", np.array(0.5))
             x = self.node("Dropout", [x, "ratio"], "dropped")
         weight = self.rng.normal(0, 8 / math.sqrt(channels), (classes, channels))
         inputs = [x, self.weight("pred_w", weight), self.weight("pred_b", np.zeros(classes))]
-        broadcast = {"broadcast": 1} if self.opset < 7 else {}
-        self.node("Gemm", inputs, "pred", transB=1, **broadcast)
+        self.node("Gemm", inputs, "pred", transB=1)
         self.node("Softmax", ["pred"], "prob", **({} if self.opset < 9 else {"axis": 1}))
 
     def model(self, size: int, classes: int, batch: int | str) -> onnx.ModelProto:
@@ -128,24 +131,26 @@ def old_resnet18(
         seed: of the weights.
     """
     net = _Age(opset, seed)
-    x = net.node("Relu", [net.conv_bn("data_0", "conv1", (width, 3, 3), 1)], "conv1_3")
-    shape = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-    x = net.node("MaxPool", [x], "pool1", **shape)
-    channels = width
-    for stage in range(4):
-        for block in range(2):
-            name, wide = f"res{stage}_{block}", width << stage
-            stride = 2 if stage and not block else 1
-            y = net.conv_bn(x, f"{name}_a", (wide, channels, 3), stride)
-            y = net.node("Relu", [y], f"{name}_a_3")
-            y = net.conv_bn(y, f"{name}_b", (wide, wide, 3), 1, gain=0.5)
-            if channels != wide:
-                x = net.conv_bn(x, f"{name}_c", (wide, channels, 1), stride)
-            x = net.node("Add" if block else "Sum", [y, x], f"{name}_sum")
-            x = net.node("Relu", [x], f"{name}_out")
-            channels = wide
-    net.head(x, channels, size // 16, 10, 1)
+    x = net.norm("conv1", net.conv("conv1", "data_0", Layer(3, width, 3)), width)
+    x = net.node("MaxPool", [net.relu("conv1_3", x)], "pool1", **MAX_POOL)
+    for block in topologies.blocks(18, width):
+        names = _names(block)
+        x = topologies.block_v1(net, names, x, block.branch, block.shortcut, gain=0.5)
+    net.head(x, topologies.channels_of(18, width), size // 16, 10, 1)
     return net.model(size, 10, declared)
+
+
+def _names(block: Block) -> Names:
+    """Convolutions and their normalizations are a and b, beside them c."""
+    name = f"res{block.stage - 1}_{block.number}"
+    words = {
+        "conv": f"{name}_{{}}",
+        "norm": f"{name}_{{}}",
+        "relu": f"{name}_{{}}_3",
+        "add": f"{name}_sum",
+        "activation": f"{name}_out",
+    }
+    return Names(lambda kind, number: words[kind].format("abc"[number]))
 
 
 # ------------------------------------------------------------- the graphs that onnx ships
