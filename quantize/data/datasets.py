@@ -173,87 +173,65 @@ class Imagenet:
 
 
 @dataclass(frozen=True)
-class CIFAR10:
+class _Published:
+    """A set of small images in the few files that its authors published.
+
+    Attributes:
+        root: folder of the files, or the one that holds the folder they come in.
+        train: the training images instead of the test images.
+        download: read and ignored: nothing is downloaded.
+    """
+
+    root: Path
+    train: bool = False
+    download: bool = False
+
+    def samples(self) -> list[Item]:
+        """Images as uint8 [H,W,C] in the order of the files."""
+        name = type(self).__name__
+        if self.download:
+            _log.warning("%s.download is ignored: nothing is downloaded", name)
+        return list(self._read(name))
+
+    def _read(self, name: str) -> Iterator[Item]:
+        raise NotImplementedError
+
+
+class CIFAR10(_Published):
     """CIFAR-10 in its "binary version": `data_batch_1.bin` to `_5.bin` and `test_batch.bin`.
 
-    The python version is refused, because it is made of pickles.
-
-    Attributes:
-        root: folder of the files, or the one that holds `cifar-10-batches-bin`.
-        train: the 50,000 training images instead of the 10,000 test images.
-        download: read and ignored: nothing is downloaded.
+    The python version is refused, because it is made of pickles. The folder that the files come in
+    is `cifar-10-batches-bin`. 50,000 images to train, 10,000 to test, [32,32,3].
     """
 
-    root: Path
-    train: bool = False
-    download: bool = False
-
-    def samples(self) -> list[Item]:
-        """Images as uint8 [32,32,3] in the order of the files."""
-        _ignore_download("CIFAR10", self.download)
+    def _read(self, name: str) -> Iterator[Item]:
         names = [f"data_batch_{i}.bin" for i in range(1, 6)] if self.train else ["test_batch.bin"]
-        return list(read_cifar(self.root, names, "CIFAR10.root", classes=10))
+        return read_cifar(self.root, names, f"{name}.root", classes=10)
 
 
-@dataclass(frozen=True)
-class CIFAR100:
+class CIFAR100(_Published):
     """CIFAR-100 in its "binary version", `train.bin` and `test.bin`, with the fine labels.
 
-    Attributes:
-        root: folder of the files, or the one that holds `cifar-100-binary`.
-        train: the 50,000 training images instead of the 10,000 test images.
-        download: read and ignored: nothing is downloaded.
+    The folder that the files come in is `cifar-100-binary`; as many images as in CIFAR-10.
     """
 
-    root: Path
-    train: bool = False
-    download: bool = False
-
-    def samples(self) -> list[Item]:
-        """Images as uint8 [32,32,3] in the order of the file."""
-        _ignore_download("CIFAR100", self.download)
-        name = "train.bin" if self.train else "test.bin"
-        return list(read_cifar(self.root, [name], "CIFAR100.root", classes=100))
+    def _read(self, name: str) -> Iterator[Item]:
+        names = ["train.bin" if self.train else "test.bin"]
+        return read_cifar(self.root, names, f"{name}.root", classes=100)
 
 
-@dataclass(frozen=True)
-class MNIST:
-    """MNIST as its four idx files, plain or with `.gz`.
+class MNIST(_Published):
+    """MNIST as its four idx files, plain or with `.gz`, in `MNIST/raw`, `MNIST` or `root` itself.
 
-    Attributes:
-        root: folder of the files, or the one that holds `MNIST` or `MNIST/raw`.
-        train: the 60,000 training images instead of the 10,000 test images.
-        download: read and ignored: nothing is downloaded.
+    60,000 images to train, 10,000 to test, [28,28,1].
     """
 
-    root: Path
-    train: bool = False
-    download: bool = False
-
-    def samples(self) -> list[Item]:
-        """Images as uint8 [28,28,1] in the order of the file."""
-        _ignore_download("MNIST", self.download)
-        return list(read_mnist(self.root, "MNIST", train=self.train))
+    def _read(self, name: str) -> Iterator[Item]:
+        return read_mnist(self.root, name, train=self.train)
 
 
-@dataclass(frozen=True)
-class FashionMNIST:
-    """Fashion-MNIST: the same files as `MNIST` under another folder.
-
-    Attributes:
-        root: folder of the files, or the one that holds `FashionMNIST` or `FashionMNIST/raw`.
-        train: the 60,000 training images instead of the 10,000 test images.
-        download: read and ignored: nothing is downloaded.
-    """
-
-    root: Path
-    train: bool = False
-    download: bool = False
-
-    def samples(self) -> list[Item]:
-        """Images as uint8 [28,28,1] in the order of the file."""
-        _ignore_download("FashionMNIST", self.download)
-        return list(read_mnist(self.root, "FashionMNIST", train=self.train))
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: the same files as `MNIST` under a folder of its own name."""
 
 
 # ---------------------------------------------------------------------------- random data
@@ -461,11 +439,6 @@ def _images_in(folder: Path, key: str) -> tuple[list[Path], int]:
         if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     ]
     return images, len(files) - len(images)
-
-
-def _ignore_download(name: str, download: bool) -> None:
-    if download:
-        _log.warning("%s.download is ignored: nothing is downloaded", name)
 
 
 def _refuse_dummy(name: str) -> DataError:
