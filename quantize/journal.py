@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import ItemsView, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from numpy.typing import NDArray
@@ -74,12 +73,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         if not self._begun and isinstance(error, Exception) and not isinstance(error, BudgetError):
             self.answers.forget_used()
         if not (self.path / JOURNAL).exists():

@@ -25,7 +25,6 @@ from quantize.files import TEMPORARY, cannot_write
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -136,12 +135,7 @@ class ArrayCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         unfinished = error is not None and not isinstance(error, Exception)
         self.close(keep=unfinished or isinstance(error, BudgetError))
 
