@@ -110,13 +110,7 @@ def resnet_v2(
     net.initializers.append(numpy_helper.from_array(np.array([0, -1]), f"{flat}_shape"))
     x = net.node("Reshape", flat, [x, f"{flat}_shape"])
     features = topologies.channels_of(depth)
-    x = net.dense(f"{prefix}_dense0", x, features, 1000, f"{prefix}_dense0_fwd")
-    model = net.model(
-        "mxnet_converted_model",
-        data=["N", 3, 224, 224],
-        output=(x, ["N", 1000]),
-        ir_version=3 if initializers_as_inputs else 4,
-    )
+    model = models.gluon_file(net, f"{prefix}_dense0", x, features, initializers_as_inputs)
     images = models.striped(seed) if images is None else images
     models.set_batch_statistics(model, images)
     _neutral(model, f"{prefix}_batchnorm0")

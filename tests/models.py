@@ -183,17 +183,24 @@ def resnet_v1(
     x = topologies.gluon_v1(net, prefix, "data", depth)
     x = net.node("Flatten", "flatten_473", [x])
     features = topologies.channels_of(depth)
-    x = net.dense(f"{prefix}_dense0", x, features, 1000, f"{prefix}_dense0_fwd")
-    model = net.model(
+    model = gluon_file(net, f"{prefix}_dense0", x, features, initializers_as_inputs)
+    images = striped(seed) if images is None else images
+    set_batch_statistics(model, images)
+    spread_answers(model, images, seed)
+    return model
+
+
+def gluon_file(
+    net: OnnxNet, dense: str, x: str, features: int, initializers_as_inputs: bool
+) -> onnx.ModelProto:
+    """The file of a Gluon network whose last layer `dense` reads x, [N,features]."""
+    x = net.dense(dense, x, features, 1000, f"{dense}_fwd")
+    return net.model(
         "mxnet_converted_model",
         data=["N", 3, 224, 224],
         output=(x, ["N", 1000]),
         ir_version=3 if initializers_as_inputs else 4,
     )
-    images = striped(seed) if images is None else images
-    set_batch_statistics(model, images)
-    spread_answers(model, images, seed)
-    return model
 
 
 def striped(seed: int = 0) -> NDArray[np.float32]:

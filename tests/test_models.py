@@ -9,20 +9,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 import models
+from families import COUNTS
 
 SHARED = Path(__file__).parents[2] / "shared"
 GLUON_SYMBOL = SHARED / "real-graphs" / "mxnet-resnet18_v1-symbol.json"
 
 ZOO_BYTES = 102_576_593  # of resnet50-v1-12.onnx
-
-# Depth -> float parameters, Conv, Relu, Add, initializers, nodes of the zoo's files.
-ZOO_COUNTS = {
-    18: (11_699_112, 20, 17, 8, 102, 69),
-    34: (21_814_696, 36, 33, 16, 182, 125),
-    50: (25_629_032, 53, 49, 16, 299, 175),
-    101: (44_695_144, 104, 100, 33, 588, 345),
-    152: (60_404_072, 155, 151, 50, 877, 515),
-}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +43,10 @@ def images_of(classes, per_class, size, seed):
 
 
 def assert_counts(model, depth):
-    floats, convolutions, relus, adds, initializers, nodes = ZOO_COUNTS[depth]
+    floats, convolutions, norms, relus, adds, initializers, nodes = COUNTS[f"{depth}-v1"]
     assert operators(model) == {
         "Conv": convolutions,
-        "BatchNormalization": convolutions,
+        "BatchNormalization": norms,
         "Relu": relus,
         "Add": adds,
         "MaxPool": 1,

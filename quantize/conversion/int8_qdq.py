@@ -16,6 +16,7 @@ from quantize.conversion.int8_names import (
     replace_nodes,
 )
 from quantize.errors import ModelError
+from quantize.graph.nodes import attribute
 from quantize.graph.order import sort_nodes
 from quantize.graph.view import QUANTIZED_OPS, View
 
@@ -105,7 +106,7 @@ class _Rewriter:
         """
         x, weight = list(node.input[:3]), list(node.input[3:6])
         bias, scale, zero = (*node.input[6:9], "", "", "")[:3]
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        turned = attribute(node, "transB", 0)
         inputs = [self._float(*x), self._weight(*weight, axis=0 if turned else 1)]
         if bias:
             inputs.append(self._bias(bias, x[1], weight[1]))

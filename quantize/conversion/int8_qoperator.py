@@ -18,6 +18,7 @@ from quantize.conversion.int8_names import (
     replace_nodes,
 )
 from quantize.graph.coverage import is_redundant
+from quantize.graph.nodes import attribute
 from quantize.graph.view import View
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class _Rewriter:
             return None
         if value.ndim < 2 or scale.size not in (1, value.shape[axis]):
             return None
-        if scale.size > 1 and _axis(source) % value.ndim != axis:
+        if scale.size > 1 and attribute(source, "axis", 1) % value.ndim != axis:
             return None
         if len(source.input) > 2 and source.input[2]:
             return _Ends(source.input[0], source.input[1], source.input[2])
@@ -234,10 +235,6 @@ def _made(
     made = onnx.helper.make_node(op, inputs, [output], name=name, domain=domain)
     made.attribute.extend(copied_attributes(node, without=without))
     return made
-
-
-def _axis(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
 
 
 def _product(

@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from quantize.errors import ModelError
+from quantize.graph.nodes import attribute
 
 Dims = tuple[int | None, ...]
 Size = tuple[int, int]
@@ -115,7 +116,7 @@ def _channels(skeleton: onnx.ModelProto, weights: dict[str, Dims]) -> int | None
             continue
         if node.op_type == "Conv":
             taken = weights[node.input[1]][1]
-            return None if taken is None else taken * _group(node)
+            return None if taken is None else taken * int(attribute(node, "group", 1))
         if node.op_type == "BatchNormalization":
             return weights[node.input[1]][0]
         if node.op_type in _KEEPERS:
@@ -193,7 +194,7 @@ def _check(node: onnx.NodeProto, shapes: dict[str, Dims], alike: Collection[str]
             wanted = inputs[1][0]
         else:
             wanted = inputs[1][1]
-            wanted = None if wanted is None else wanted * _group(node)
+            wanted = None if wanted is None else wanted * int(attribute(node, "group", 1))
         if given is not None and given != wanted:
             raise _mismatch(node, f"it takes {wanted} channels or features and gets {given}")
     if node.output[0] in alike:
@@ -216,10 +217,6 @@ def _settled(
 ) -> Settled:
     heads = [value.name for value in skeleton.graph.output]
     return Settled(channels, size, {name: shapes.get(name, ()) for name in heads})
-
-
-def _group(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
 def _dims(value: onnx.ValueInfoProto) -> Dims:

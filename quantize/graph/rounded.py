@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from quantize.graph.nodes import attribute
 from quantize.graph.view import View
 
 _SUFFIX = "_quantized"
@@ -101,8 +102,7 @@ def rows_of(node: onnx.NodeProto, weight: NDArray[np.float32]) -> NDArray[np.flo
 
 def _axis(node: onnx.NodeProto) -> int:
     """Of the weight, along which the output channels lie."""
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    return 0 if transposed or "Conv" in node.op_type else 1
+    return 0 if attribute(node, "transB", 0) or "Conv" in node.op_type else 1
 
 
 def _in_shape(view: View, node: onnx.NodeProto, seen: _Found) -> NDArray[np.float32] | None:

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from quantize.graph.nodes import attribute
 from quantize.graph.view import View
 
 _ALIGNED = 16
@@ -144,7 +145,7 @@ def _pad_image(graph: onnx.GraphProto, view: View, node: onnx.NodeProto) -> None
 
 
 def _group(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+    return int(attribute(node, "group", 1))
 
 
 def _outputs(view: View, node: onnx.NodeProto) -> int:
