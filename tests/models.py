@@ -216,7 +216,7 @@ def run(
 ) -> list[NDArray[np.float32]]:
     """What onnxruntime answers: the model's outputs, or the tensors named, for images [N,3,H,W]."""
     if outputs is not None:
-        model = _with_outputs(model, outputs)
+        model = with_outputs(model, outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -231,7 +231,7 @@ def set_batch_statistics(model: onnx.ModelProto, images: NDArray[np.float32]) ->
     One pass: a copy of the model normalises by each batch's own mean and variance, computed by
     ordinary operators whose results are fetched.
     """
-    probe, moments = _normalising_by_batch(model)
+    probe, moments = normalising_by_batch(model)
     values = dict(zip(moments, run(probe, images, list(moments)), strict=True))
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for tensor, parameter in moments.items():
@@ -283,7 +283,7 @@ def fit_head(
     return fitted
 
 
-def _normalising_by_batch(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+def normalising_by_batch(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The model with batch statistics, and its tensors of moments -> running parameters."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -321,7 +321,7 @@ def _normalising_by_batch(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict
     return probe, moments
 
 
-def _with_outputs(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+def with_outputs(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """A copy with these tensors as outputs, for images of any number and size."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import topologies
 from graphs import answers
-from models import _normalising_by_batch, prepared, tiny_dataset
+from models import normalising_by_batch, prepared, tiny_dataset
 from onnx_nets import MAX_POOL, conv_attributes, old_attributes
 from quantize.conversion.old import upgrade
 from quantize.graph.batch import free_batch
@@ -229,7 +229,7 @@ def _spread(model: onnx.ModelProto) -> None:
             for known in (tensors, parameters):
                 known[node.input[1]].CopyFrom(numpy_helper.from_array(value, node.input[1]))
     if any(node.op_type == "BatchNormalization" for node in newer.graph.node):
-        probe, moments = _normalising_by_batch(newer)
+        probe, moments = normalising_by_batch(newer)
         del probe.graph.output[:]
         found = answers(with_outputs(probe, list(moments)), images)
         for (_, name), value in zip(moments.items(), found, strict=True):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from graphs import noise, ops
-from models import _with_outputs, run
+from models import run, with_outputs
 from quantize.conversion.torch import import_torch
 from quantize.conversion.torch_resnet import Layout, shapes
 from quantize.errors import ModelError
@@ -33,7 +33,7 @@ def write(tmp_path):
 def outputs_of(imported, images):
     """Every tensor that onnxruntime computes, by name."""
     names = [node.output[0] for node in imported.model.graph.node]
-    model = _with_outputs(imported.model, names)
+    model = with_outputs(imported.model, names)
     model.graph.input[0].name = "data"
     model.graph.node[0].input[0] = "data"
     return dict(zip(names, run(model, images, names), strict=True))

@@ -49,8 +49,8 @@ _FOREIGN_OPTIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class UnsupportedDataset:
-    """A dataset of INC's that is not for image classification.
+class _Unsupported:
+    """What INC's configurations may have, and a job here cannot use.
 
     Attributes:
         name: as in the YAML.
@@ -61,17 +61,12 @@ class UnsupportedDataset:
     options: str
 
 
-@dataclasses.dataclass(frozen=True)
-class UnsupportedTransform:
-    """A transform of INC's that its ONNX Runtime backend does not have.
+class UnsupportedDataset(_Unsupported):
+    """A dataset of INC's that is not for image classification."""
 
-    Attributes:
-        name: as in the YAML.
-        options: what stood below it, as JSON.
-    """
 
-    name: str
-    options: str
+class UnsupportedTransform(_Unsupported):
+    """A transform of INC's that its ONNX Runtime backend does not have."""
 
 
 # ------------------------------------------------------------------- YAML -> values
@@ -223,7 +218,7 @@ def transforms_tree(transforms: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _named_options(value: Any, registry: Mapping[str, type]) -> tuple[str, Any]:
-    if isinstance(value, UnsupportedDataset | UnsupportedTransform):
+    if isinstance(value, _Unsupported):
         return value.name, json.loads(value.options)
     name = next(name for name, cls in registry.items() if cls is type(value))
     pairs = [
