@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from quantize.calibrate import calibrate
 from quantize.config import INC_STRATEGIES, Config
 from quantize.config.rules import FLOAT_TYPES, OpRule, matching, pinned_float
 from quantize.engines import inc, ort
+from quantize.engines.refill import refilled, shape_of
 from quantize.errors import ConfigError
 from quantize.files import make_folder, npz_bytes, write_atomic
 from quantize.graph import io
@@ -33,6 +35,7 @@ from quantize.remedies import (
     WALKED,
     Bench,
     Repairs,
+    at_work,
     plain_encodings,
     repair,
     rounded_from,
@@ -60,6 +63,7 @@ class Workshop:
     prepared: Prepared
     folder: Path
     _repairs: dict[str, Repairs] = field(default_factory=dict)
+    _written: dict[Hashable, onnx.ModelProto] = field(default_factory=dict)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -105,6 +109,8 @@ class Workshop:
             EngineError: a repair is unknown.
             ModelError: a node cannot be run by itself.
         """
+        if plan.repairs:
+            plan = at_work(self._bench, plan)
         if not plan.repairs and not plan.scheme.portable:
             return plain_encodings(self.prepared.model, self.statistics)
         if plan.keep_float and FOLLOWING.intersection(plan.repairs):
@@ -140,7 +146,16 @@ class Workshop:
     def _by_onnxruntime(self, plan: Plan) -> onnx.ModelProto:
         encodings = self.encodings(plan)
         write_atomic(self.folder / f"{plan.key}.npz", npz_bytes(encodings.to_arrays()))
-        return ort.quantize(self.prepared.model, self.statistics, plan, encodings)
+        form = plan.format, plan.scheme, plan.keep_float, shape_of(encodings)
+        if form in self._written:
+            again = refilled(self._written[form], encodings)
+            if again is not None:
+                return again
+        made = ort.quantize(self.prepared.model, self.statistics, plan, encodings)
+        if encodings.constants:  # else the weights are rounded by the quantizer's own scales
+            self._written.clear()  # one is enough: candidates of one graph follow each other
+            self._written[form] = copy.deepcopy(made)
+        return made
 
     def _by_inc(self, plan: Plan) -> onnx.ModelProto:
         folder = self.folder / f"inc-{plan.key}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from quantize.deadline import NEVER, Deadline
+from quantize.distributions import fair_quantile
 from quantize.plan import Latency, OnProgress, Progress
 from quantize.runtime import Session, cpu
 
@@ -124,7 +124,7 @@ def median_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tu
         confidence: two-sided.
     """
     ordered = np.sort(values)
-    k = int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
+    k = fair_quantile((1 - confidence) / 2, len(ordered))
     k = min(max(k, 1), (len(ordered) + 1) // 2)
     return float(ordered[k - 1]), float(ordered[-k])
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, norm
 
+from quantize.distributions import binomial_above, binomial_cdf, normal_quantile, wilson
 from quantize.errors import DataError
 from quantize.plan import Drop, Evaluation, Goal, Outcome
 from quantize.trinomial import p_value, score, spread
@@ -80,7 +80,7 @@ def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ValueError(f"no paired table has lost {lost}, gained {gained} of {n}")
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = normal_quantile(0.5 + confidence / 2)
     if lost == gained == 0:  # d0 = 0 is a root too, but no limit: z(d0) is 0 / 0 there
         far = z * z / (n + z * z)
         return Interval(-far, far)
@@ -100,8 +100,7 @@ def _limit(lost: int, gained: int, n: int, z: float, left: float, right: float) 
 
 def agreement_interval(agreement: float, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a share of n images (ratios)."""
-    limits = binomtest(round(agreement * n), n).proportion_ci(confidence, method="wilson")
-    return Interval(float(limits.low), float(limits.high))
+    return Interval(*wilson(round(agreement * n), n, confidence))
 
 
 def margin(goal: Goal, float_top1: float) -> float:
@@ -127,7 +126,8 @@ def agreement_evidence(agreement: float, n: int, least: float) -> Evidence:
     different = n - round(agreement * n)
     allowed = 1 - least
     return Evidence(
-        float(binom.cdf(different, n, allowed)), float(binom.sf(different - 1, n, allowed))
+        float(binomial_cdf(different, n, allowed)),
+        float(binomial_above(different - 1, n, allowed)),
     )
 
 
@@ -144,7 +144,7 @@ def decide_drop(seen: Drop, float_top1: float, goal: Goal) -> Outcome:
         return "met" if seen.lost - seen.gained <= allowed * seen.images + 1e-9 else "unmet"
     if allowed >= 1:
         return "met"
-    z = float(norm.ppf(goal.confidence))
+    z = normal_quantile(goal.confidence)
     if abs(float(score(seen.lost, seen.gained, seen.images, allowed))) < z:
         return "undecided"
     return drop_evidence(seen, allowed).outcome(1 - goal.confidence)
@@ -185,5 +185,4 @@ def _least_images(seen: int, decide: Callable[[int], Outcome]) -> int | None:
 def above_chance(evaluation: Evaluation, classes: int) -> bool:
     """Whether top-1 is better than guessing among K classes (one-sided binomial, p < 0.001)."""
     right = int(evaluation.right.sum())
-    test = binomtest(right, evaluation.images, 1 / classes, alternative="greater")
-    return bool(test.pvalue < 1e-3)
+    return float(binomial_above(right - 1, evaluation.images, 1 / classes)) < 1e-3

@@ -26,7 +26,7 @@ from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
 from quantize.strategy import TRIED, accept, brief_look
 
-_PROBED = 32
+_PROBED = 16
 _INC_START_S = 8.0
 _WALK_COST = 5
 """What a walk costs, in float runs of its images: node by node, with rounding."""

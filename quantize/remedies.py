@@ -19,7 +19,7 @@ from quantize.errors import EngineError
 from quantize.graph.layers import absorbed, constants_of, layers, with_constants
 from quantize.graph.view import View
 from quantize.plan import Encoding, Encodings, Plan, Statistics
-from quantize.repair.channels import equalized
+from quantize.repair.channels import Moved, equalized
 from quantize.repair.front import Faced, faced
 from quantize.repair.grids import activation_encodings, integers_of
 from quantize.repair.pixels import Grid, grid_of
@@ -65,7 +65,7 @@ class Bench:
     @cached_property
     def plain(self) -> Ground:
         """The model as it is, with a bias in every layer that can carry one."""
-        return Ground(self, with_all_biases(self.model), self.statistics, frozenset())
+        return Ground(self, with_all_biases(self.model))
 
     @cached_property
     def equalized(self) -> Ground:
@@ -73,9 +73,7 @@ class Bench:
         model, moved = equalized(
             self.plain.model, self.images, pinned=self.pinned, threads=self.threads
         )
-        if not moved:
-            return self.plain
-        return Ground(self, model, _recounted(model, moved, self), moved)
+        return Ground(self, model, moved, self.plain) if moved else self.plain
 
     def few(self, count: int | None) -> NDArray[np.float32]:
         """So many of the images, at equal distances; None: all."""
@@ -101,32 +99,47 @@ class Ground:
     Attributes:
         bench: where it stands.
         model: computes what the prepared model does; each Conv and Gemm has a bias.
-        statistics: of its tensors.
-        moved: activations whose channels have another scale than in the prepared model.
+        moved: what has another scale than in `before`.
+        before: the ground that this one was made from by equalization, if it was.
     """
 
     bench: Bench
     model: onnx.ModelProto
-    statistics: Statistics
-    moved: frozenset[str]
+    moved: tuple[Moved, ...] = ()
+    before: Ground | None = None
     _means: dict[int | None, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
 
     def means(self, walked: int | None) -> dict[str, NDArray[np.float64]]:
-        """What each layer gives in float for the walk's images; see `layer_means`."""
+        """What each layer gives in float for the walk's images; see `layer_means`.
+
+        Equalization multiplies a layer's channels, before and behind a Relu or Clip, and so their
+        means.
+        """
         if walked not in self._means:
-            images = self.bench.few(walked)
-            self._means[walked] = layer_means(self.model, images, threads=self.bench.threads)
+            self._means[walked] = self._found(walked)
         return self._means[walked]
+
+    def _found(self, walked: int | None) -> dict[str, NDArray[np.float64]]:
+        if self.before is not None:
+            grown = {each.layer: each.factors for each in self.moved}
+            known = self.before.means(walked)
+            return {name: mean * grown.get(name, 1.0) for name, mean in known.items()}
+        return layer_means(self.model, self.bench.few(walked), threads=self.bench.threads)
 
     @cached_property
     def exact_ranges(self) -> dict[str, Encoding]:
-        """Encodings of the activations, from exact ranges."""
-        return activation_encodings(self.model, self.statistics)
+        """Encodings of the activations, from exact ranges, which equalization does not change."""
+        return activation_encodings(self.model, self.bench.statistics)
 
     @cached_property
     def best_ranges(self) -> dict[str, Encoding]:
         """Encodings of the activations, with the least squared error."""
-        return activation_encodings(self.model, self.statistics, self.bench.images)
+        return activation_encodings(self.model, _recounted(self), self.bench.images)
+
+    @property
+    def rescaled(self) -> frozenset[str]:
+        """Activations whose histograms are not those of the prepared model."""
+        return frozenset(each.activation for each in self.moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +173,16 @@ class Repairs:
                 if bias is not None:
                     biases[name] = bias
         return Encodings(tensors, constants, biases)
+
+
+def at_work(bench: Bench, plan: Plan) -> Plan:
+    """The plan without those of its repairs that find nothing to do on this model."""
+    idle = set()
+    if "equalize" in plan.repairs and not bench.equalized.moved:
+        idle.add("equalize")
+    if "pixels" in plan.repairs and bench.grid is None:
+        idle.add("pixels")
+    return replace(plan, repairs=tuple(name for name in plan.repairs if name not in idle))
 
 
 def repair(bench: Bench, plan: Plan) -> Repairs:
@@ -229,17 +252,19 @@ def rounded_from(bench: Bench, plan: Plan) -> tuple[onnx.ModelProto, Statistics]
         front = faced(model, bench.grid, bench.pinned.union(plan.keep_float))
         model = model if front is None else front.model
     known = bench.statistics.histograms.items()
-    histograms = {name: counts for name, counts in known if name not in ground.moved}
+    histograms = {name: counts for name, counts in known if name not in ground.rescaled}
     return model, replace(bench.statistics, histograms=histograms)
 
 
-def _recounted(model: onnx.ModelProto, moved: frozenset[str], bench: Bench) -> Statistics:
-    """The statistics with new histograms of these activations; their ranges stay."""
-    if not (moved & bench.statistics.histograms.keys()):
-        return bench.statistics
-    now = calibrate(model, [bench.few(_RECOUNTED)], threads=bench.threads).histograms
-    fresh = {name: now[name] for name in moved if name in now}
-    return replace(bench.statistics, histograms={**bench.statistics.histograms, **fresh})
+def _recounted(ground: Ground) -> Statistics:
+    """The statistics with new histograms of what has another scale; ranges stay."""
+    bench = ground.bench
+    known, counted = bench.statistics, ground.rescaled & bench.statistics.histograms.keys()
+    if not counted:
+        return known
+    now = calibrate(ground.model, [bench.few(_RECOUNTED)], threads=bench.threads).histograms
+    fresh = {name: now[name] for name in counted if name in now}
+    return replace(known, histograms={**known.histograms, **fresh})
 
 
 def with_all_biases(model: onnx.ModelProto) -> onnx.ModelProto:

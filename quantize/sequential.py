@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import roots_legendre
-from scipy.stats import norm
 
+from quantize.distributions import normal_cdf, normal_density
 from quantize.paired import (
     agreement_evidence,
     decide_agreement,
@@ -70,10 +70,10 @@ def levels(at: tuple[int, ...], confidence: float) -> tuple[float, ...]:
         new = math.sqrt(1 - kept * kept)
         bound = _crossed(u, mass, kept, new, total - spent)
         v = bound + (points + 1) / 2 * (_FAR - bound)
-        density = norm.pdf((v[:, None] - kept * u) / new) @ mass / new
+        density = normal_density((v[:, None] - kept * u) / new) @ mass / new
         u, mass = v, density * weights * (_FAR - bound) / 2
         spent, before = total, images
-        found.append(float(norm.cdf(bound)))
+        found.append(float(normal_cdf(bound)))
     return tuple(found)
 
 
@@ -81,7 +81,7 @@ def _crossed(u: Array, mass: Array, kept: float, new: float, chance: float) -> f
     """The score below which a look falls with this chance, having gone on at u with `mass`."""
 
     def missed(z: float) -> float:
-        return float(mass @ norm.cdf((z - kept * u) / new)) - chance
+        return float(mass @ normal_cdf((z - kept * u) / new)) - chance
 
     return float(brentq(missed, -_FAR, _FAR))
 

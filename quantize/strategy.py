@@ -18,7 +18,7 @@ from quantize.graph.prepare import Prepared
 from quantize.job import Job, Tally, check_readable
 from quantize.journal import RunFolder
 from quantize.judging import baseline, decidable, judge, probe, probe_images, probe_size
-from quantize.latency import meets_floor
+from quantize.latency import LEAST_ROUNDS, meets_floor
 from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, remembering, time_files, timing_of
@@ -35,8 +35,8 @@ TRIED = ("bias", "pixels", "rounding", "equalize", "ranges", "scales")
 
 NOT_PORTABLE = "not portable; only tells what that costs"
 
-_LEAST_WALKED = 16
-_WALKED_VALUES = 1 << 20
+_LEAST_WALKED, _MOST_WALKED = 16, WALKED // 2
+_WALKED_VALUES = 1 << 19
 
 
 def accept(
@@ -131,7 +131,8 @@ def brief_look(job: Job) -> int | None:
     Few images of many pixels say as much as many of few.
     """
     channels, height, width = job.model.size
-    few = max(_LEAST_WALKED, _WALKED_VALUES // (channels * height * width))
+    few = _WALKED_VALUES // (channels * height * width)
+    few = max(_LEAST_WALKED, min(few, _MOST_WALKED))
     return few if few < min(WALKED, len(job.calibration.samples)) else None
 
 
@@ -189,7 +190,9 @@ def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
 
 def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Hands:
     """The search's functions, on real files."""
-    goal, timing = job.config.goal(), timing_of(job.config)
+    goal, asked = job.config.goal(), timing_of(job.config)
+    # Enough to accept or refuse; where they are not, more follow. The verdict has all of them.
+    timing = replace(asked, rounds=min(asked.rounds, LEAST_ROUNDS))
 
     def latency(path: Path) -> Latency:
         images = job.search.first(1)

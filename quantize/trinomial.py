@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, xlog1py, xlogy
-from scipy.stats import binom, norm
+
+from quantize.distributions import binomial_cdf, normal_cdf
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -86,7 +87,7 @@ def p_value(lost: int, gained: int, n: int, d0: float) -> float:
     if seen >= 0:
         return 1.0
     if n > EXACT_IMAGES:
-        return float(norm.cdf(cautious_score(lost, gained, n, d0)))
+        return float(normal_cdf(cautious_score(lost, gained, n, d0)))
     return size(n, d0, seen)
 
 
@@ -146,7 +147,7 @@ def chances(shares: Array, d0: float, lost: Counts) -> Array:
     ways = gammaln(n + 1) - gammaln(discordant + 1) - gammaln(n - discordant + 1)
     some = xlogy(discordant, shares[of]) + xlog1py(n - discordant, -shares[of])
     among = 0.5 + np.clip(d0 / np.maximum(shares, 1e-300), -1, 1) / 2
-    chance = np.exp(ways + some) * binom.cdf(lost[discordant], discordant, among[of])
+    chance = np.exp(ways + some) * binomial_cdf(lost[discordant], discordant, among[of])
     return np.asarray(np.bincount(of, chance, len(shares)), np.float64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +24,28 @@ log = logging.getLogger(__name__)
 _PIECE = 8
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What equalization changed between two layers.
+
+    Attributes:
+        activation: whose channels have another scale now.
+        layer: that makes it.
+        factors: of the channels, float64 [C].
+    """
+
+    activation: str
+    layer: str
+    factors: NDArray[np.float64]
+
+
 def equalized(
     model: onnx.ModelProto,
     images: NDArray[np.float32],
     *,
     pinned: frozenset[str] = frozenset(),
     threads: int = 1,
-) -> tuple[onnx.ModelProto, frozenset[str]]:
+) -> tuple[onnx.ModelProto, tuple[Moved, ...]]:
     """A copy that computes the same with equalized channels; see `repair.equalize`.
 
     Args:
@@ -39,9 +55,9 @@ def equalized(
         threads: of the session.
 
     Returns:
-        The copy, and the activations whose channels changed their scale.
+        The copy, and what changed its scale in it.
     """
-    moved_activations: set[str] = set()
+    moved: list[Moved] = []
     pairs = _pairs(model, pinned)
     seen = _channels(model, [between for _, between, _ in pairs], images, threads)
     values = constants_of(model)
@@ -53,20 +69,20 @@ def equalized(
         if chosen.exponent == 0:
             continue
         log.info("equalize: %s with exponent %g", between, chosen.exponent)
-        moved_activations.add(between)
+        moved.append(Moved(between, first.name, chosen.factors))
         bias = values[first.bias] if first.bias else None
-        grown, moved, shrunk = scaled_constants(
+        grown, grown_bias, shrunk = scaled_constants(
             chosen.factors,
             (values[first.weight], bias),
             values[second.weight],
             axes=(first.axis, channels),
         )
         values[first.weight], values[second.weight] = grown, shrunk
-        if first.bias and moved is not None:
-            values[first.bias] = moved
+        if first.bias and grown_bias is not None:
+            values[first.bias] = grown_bias
     changed = {layer.weight: values[layer.weight] for layer in layers(model)}
     biases = {layer.name: values[layer.bias] for layer in layers(model) if layer.bias}
-    return with_constants(model, changed, biases), frozenset(moved_activations)
+    return with_constants(model, changed, biases), tuple(moved)
 
 
 def _pairs(model: onnx.ModelProto, pinned: frozenset[str]) -> list[tuple[Layer, str, Layer]]:
