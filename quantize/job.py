@@ -198,10 +198,10 @@ class Job:
         )
 
     def key(self, versions: dict[str, str]) -> str:
-        """Sha256 of all that decides the outcome: inputs, settings, versions; not the budget."""
+        """Sha256 of all that decides the search: inputs, settings, versions; not the budget."""
         parts = {
             "model": self.model.sha256,
-            "config": self.config.without_budget().to_yaml(),
+            "config": self.config.of_the_search().to_yaml(),
             "data": [self.calibration.digest, self.search.digest, self.holdout.digest],
             "versions": versions,
         }

@@ -101,8 +101,6 @@ def write_outcome(
     run: RunFolder, job: Job, report: dict[str, Any], proof: Verified, tables: Tables
 ) -> None:
     """Write config.yaml, outcomes.npz, the tables, report.json, summary.txt and report.html."""
-    from quantize.report.page import PAGE, page  # matplotlib and Jinja2 only when they are used
-
     run.write("config.yaml", job.config.to_yaml())
     seen = proof.comparison
     run.write_arrays(
@@ -114,6 +112,14 @@ def write_outcome(
     )
     for name, content in tables.files().items():
         run.write(name, content)
+    write_texts(run, report)
+
+
+def write_texts(run: RunFolder, report: dict[str, Any]) -> None:
+    """Write report.json, summary.txt and report.html."""
+    from quantize.report.page import PAGE, page  # matplotlib and Jinja2 only when they are used
+
+    texts = {"summary.txt": summary(report), PAGE: page(report)}
     run.write_json("report.json", report)
-    run.write("summary.txt", summary(report))
-    run.write(PAGE, page(report))
+    for name, text in texts.items():
+        run.write(name, text)

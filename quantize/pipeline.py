@@ -24,7 +24,8 @@ from quantize.job import Given, Job, open_cache, open_job
 from quantize.journal import RunFolder
 from quantize.measure import Verified, benchmark, evaluate, timing_of, verify, verify_files
 from quantize.outcome import check_output, keep_best, publish, set_aside, write_outcome
-from quantize.plan import OnProgress, Verdict
+from quantize.plan import EXIT_CODES, OnProgress, Outcome, Verdict
+from quantize.portability import Portability, elsewhere, listed
 from quantize.price import OnPrice, price_of, search_deadline
 from quantize.probe import run_once
 from quantize.remembered import memory_folder
@@ -44,18 +45,25 @@ class Result:
     """What a tuning job leaves.
 
     Attributes:
-        verdict: met, unmet or undecided; holds the exit code.
+        verdict: met, unmet or undecided on this processor.
+        outcome: the worst of that and of those on the processors of `evaluation.cpus`.
         report: the content of report.json.
         run: the run folder.
-        output: the int8 file, or None unless the verdict is met.
-        released: the release bundle, or None unless it was asked for and the verdict is met.
+        output: the int8 file, or None unless the outcome is met.
+        released: the release bundle, or None unless it was asked for and the outcome is met.
     """
 
     verdict: Verdict
+    outcome: Outcome
     report: dict[str, Any]
     run: Path
     output: Path | None
     released: Released | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the outcome: 0 met, 3 unmet, 4 undecided."""
+        return EXIT_CODES[self.outcome]
 
 
 def tune(  # noqa: PLR0913 - each is one option of the command
@@ -99,6 +107,7 @@ def tune(  # noqa: PLR0913 - each is one option of the command
         config, calibration_given=calibration is not None, evaluation_given=evaluation is not None
     )
     check_output(model, config.source, output)
+    listed(config)
     if bundle:
         check_target(bundle)
     with (
@@ -132,14 +141,15 @@ def _tune(
     found = find(search, base, workshop, run)
     best = keep_best(found, run)
     proof = _verify(job, best, run, on_progress)
+    everywhere = _elsewhere(job, best, proof.verdict)
     tables = evidence(job, workshop, found, proof, best, on_progress)
     history = History(state, run.recalled, run.answers.reused, time.monotonic() - started)
-    report = document(job, prepared, found, proof, best, tables, history)
+    report = document(job, prepared, found, proof, best, tables, history, everywhere.elsewhere)
     write_outcome(run, job, report, proof, tables)
-    published = publish(best, output) if proof.verdict.outcome == "met" else None
-    run.note("end", outcome=proof.verdict.outcome, complete=found.stopped != EXPIRED)
+    published = publish(best, output) if everywhere.outcome == "met" else None
+    run.note("end", outcome=everywhere.outcome, complete=found.stopped != EXPIRED)
     run.answers.forget()
-    return Result(proof.verdict, report, run.path, published)
+    return Result(proof.verdict, everywhere.outcome, report, run.path, published)
 
 
 def _search_deadline(job: Job, prepared: Prepared, on_price: OnPrice | None) -> Deadline:
@@ -162,10 +172,26 @@ def _verify(job: Job, best: Path, run: RunFolder, on_progress: OnProgress | None
             job.model, best, job.holdout, goal, timing, on_progress, run.answers, memory=job.memory
         )
     except BudgetError as error:
-        raise BudgetError(
-            f"{error.message} before the verdict; the best candidate, unverified, is {best}",
-            error.cure,
-        ) from error
+        raise _unverified(error, "the verdict", best) from error
+
+
+def _elsewhere(job: Job, best: Path, here: Verdict) -> Portability:
+    """The verdict on the other processors that were asked for.
+
+    Raises:
+        BudgetError: there was no time for it; says where the candidate is.
+    """
+    limit = job.config.evaluation.cpus_timeout
+    try:
+        return elsewhere(job.model.path, best, job.holdout, here, listed(job.config), limit)
+    except BudgetError as error:
+        raise _unverified(error, "the verdict on another processor", best) from error
+
+
+def _unverified(error: BudgetError, what: str, best: Path) -> BudgetError:
+    return BudgetError(
+        f"{error.message} before {what}; the best candidate, unverified, is {best}", error.cure
+    )
 
 
 def run_path(config: Config, output: Path) -> Path:

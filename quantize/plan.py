@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,6 +30,15 @@ Method = Literal["minmax", "kl", "percentile"]
 Granularity = Literal["per_channel", "per_tensor"]
 GoalKind = Literal["relative", "absolute", "agreement"]
 Outcome = Literal["met", "unmet", "undecided"]
+
+EXIT_CODES: Mapping[Outcome, int] = {"met": 0, "unmet": 3, "undecided": 4}
+
+_WORST_FIRST: tuple[Outcome, ...] = ("unmet", "undecided", "met")
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The one of several verdicts that counts: unmet before undecided before met."""
+    return min(outcomes, key=_WORST_FIRST.index)
 
 
 # ---------------------------------------------------------------------------- images
@@ -470,7 +479,7 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         """0 met, 3 unmet, 4 undecided."""
-        return {"met": 0, "unmet": 3, "undecided": 4}[self.outcome]
+        return EXIT_CODES[self.outcome]
 
 
 @dataclass(frozen=True)

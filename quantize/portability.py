@@ -11,13 +11,15 @@ import numpy as np
 
 from quantize.deadline import NEVER, Deadline
 from quantize.emulation.emulator import NATIVE, Emulator, processor
+from quantize.errors import ConfigError, EngineError
 from quantize.evaluation import Comparison, compare
 from quantize.graph import io
 from quantize.graph.head import expose_logits
-from quantize.job import Given, Images, Job, Tally, open_job
+from quantize.job import Given, Images, Tally, open_job
 from quantize.measure import predictor, timing_of, verify_files
 from quantize.overflow import overflows
-from quantize.plan import Cpu, Fidelity, Outcome, Verdict
+from quantize.plan import EXIT_CODES, Cpu, Fidelity, Outcome, Verdict, worst
+from quantize.report.cpus import row
 from quantize.report.values import finite
 from quantize.report.verdict import verdict_lines, verdict_to_json
 from quantize.verdict import judge
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from quantize.config import Config
     from quantize.plan import Batch, OnProgress
+    from quantize.runtime import Predict
 
 BUDGET_S = 300
 """For all emulated processors together."""
@@ -36,7 +39,8 @@ SURE = 0.95
 
 _BATCH = 4
 _SEED = 0
-_WORST: tuple[Outcome, ...] = ("unmet", "undecided", "met")
+_MOST_OF_THE_REST = 0.8
+"""Share of the time left of a whole run that emulation may take: its report comes after."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +68,44 @@ class Elsewhere:
             "proven": self.proven,
         }
 
+    @property
+    def outcome(self) -> Outcome:
+        """Met, unmet or undecided there."""
+        return self.verdict.outcome
+
+    def row(self) -> dict[str, Any]:
+        """What a report keeps of it."""
+        return row(
+            self.verdict,
+            images=self.images,
+            emulated=True,
+            against_here=self.against_here,
+            proven=self.proven,
+        )
+
     def lines(self) -> list[str]:
         """For people."""
-        seen, here = self.verdict, self.against_here
-        adds = "cut off at 16 bits" if seen.cpu.saturates else "exact"
-        equal = "identical scores" if np.isinf(here.sqnr_db) else f"{here.sqnr_db:.1f} dB"
-        lines = [
-            f"           sums of two products are {adds}; {self.images} images,"
-            f" {100 * here.agreement:.2f} % of the answers as here, {equal}"
-        ]
+        seen = self.verdict
+        lines = first_lines(seen.cpu, self.images, self.against_here)
         if seen.drop is not None:
             lines.append(
                 f"           drop {seen.drop.points:.2f} points, 95 % interval"
                 f" {seen.drop.low:.2f} to {seen.drop.high:.2f}"
             )
-        return ["", f"{seen.cpu.name}", *lines, verdict_lines(seen)[-1]]
+        return [*lines, verdict_lines(seen)[-1]]
+
+
+def first_lines(cpu: Cpu, images: int, against_here: Fidelity) -> list[str]:
+    """How a processor adds two products, and how near its answers are to those of this one."""
+    adds = "cut off at 16 bits" if cpu.saturates else "exact"
+    db = against_here.sqnr_db
+    equal = "identical scores" if np.isinf(db) else f"{db:.1f} dB"
+    return [
+        "",
+        cpu.name,
+        f"           sums of two products are {adds}; {images} images,"
+        f" {100 * against_here.agreement:.2f} % of the answers as here, {equal}",
+    ]
 
 
 @dataclass(frozen=True)
@@ -88,16 +115,22 @@ class Portability:
     Attributes:
         here: on this processor, on the whole holdout.
         elsewhere: in the order asked.
+        holdout: hash of the images and their preprocessing.
     """
 
     here: Verdict
     elsewhere: tuple[Elsewhere, ...]
+    holdout: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all verdicts."""
+        return worst([self.here.outcome, *(seen.outcome for seen in self.elsewhere)])
 
     @property
     def exit_code(self) -> int:
         """Of the worst verdict: 3 before 4 before 0."""
-        verdicts = [self.here, *(seen.verdict for seen in self.elsewhere)]
-        return min(verdicts, key=lambda seen: _WORST.index(seen.outcome)).exit_code
+        return EXIT_CODES[self.outcome]
 
     def to_json(self) -> dict[str, Any]:
         """The verdict here with the others under `cpus`, and the exit code of all."""
@@ -136,27 +169,84 @@ def verify_on(
     Raises:
         QuantizeError: as `verify`; the emulator is missing or does not know a processor.
     """
-    names = [processor(name) for name in dict.fromkeys(cpus) if name.casefold() != NATIVE]
+    names = known_processors(cpus)
     given: dict[str, Any] = {"calibration": calibration, "evaluation": evaluation}
     job = open_job(Path(float_model), config, None, **given, on_progress=on_progress)
     path, goal = Path(int8_model), config.goal()
     here = verify_files(job.model, path, job.holdout, goal, timing_of(config), on_progress).verdict
-    none: NDArray[np.float32] = np.zeros((0, *job.model.size), np.float32)
-    proven = all(not seen.possible for seen in overflows(io.load(path), none).values())
-    share = budget / max(1, len(names))
-    found = (_seen_on(name, job, path, share) for name in names)
-    return Portability(here, tuple(_judged(seen, here, proven=proven) for seen in found))
+    return elsewhere(job.model.path, path, job.holdout, here, names, budget)
+
+
+def known_processors(cpus: Sequence[str]) -> tuple[str, ...]:
+    """The emulator's spelling of each name, once each, `native` left out.
+
+    Raises:
+        EngineError: the emulator is missing or does not know a processor.
+    """
+    return tuple(dict.fromkeys(processor(name) for name in cpus if name.casefold() != NATIVE))
+
+
+def listed(config: Config) -> tuple[str, ...]:
+    """The further processors of a configuration, in the emulator's spelling.
+
+    Raises:
+        ConfigError: the emulator is missing or does not know one.
+    """
+    try:
+        return known_processors(config.evaluation.cpus)
+    except EngineError as error:
+        raise ConfigError(
+            f"{config.origin}: evaluation.cpus: {error.message}", error.cure
+        ) from error
+
+
+def elsewhere(
+    float_model: Path,
+    int8_model: Path,
+    holdout: Images,
+    here: Verdict,
+    names: Sequence[str],
+    budget: float,
+) -> Portability:
+    """The verdict here, and those of other processors on the same images.
+
+    Args:
+        float_model: the float file; its answers here count for all.
+        int8_model: the int8 file.
+        holdout: the images behind the verdict here; its deadline ends the emulation, too.
+        here: the verdict on this processor.
+        names: from `known_processors`.
+        budget: seconds for all of them together.
+
+    Raises:
+        EngineError: the emulated process ended.
+        BudgetError: the holdout's deadline passed before an image was answered there.
+    """
+    if not names:
+        return Portability(here, (), holdout.digest)
+    proven = cannot_overflow(int8_model)
+    reference = predictor(float_model)
+    share = min(budget, _MOST_OF_THE_REST * holdout.deadline.left) / len(names)
+    found = (seen_on(name, reference, int8_model, holdout, share) for name in names)
+    judged = tuple(_judged(seen, here, proven=proven) for seen in found)
+    return Portability(here, judged, holdout.digest)
+
+
+def cannot_overflow(int8_model: Path) -> bool:
+    """Whether a file's weights leave no sum of two products that could leave 16 bits."""
+    none: NDArray[np.float32] = np.zeros((0, 1, 1, 1), np.float32)
+    return all(not seen.possible for seen in overflows(io.load(int8_model), none).values())
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What one processor did.
 
     Attributes:
         cpu: the processor.
-        comparison: float here against int8 there.
+        comparison: the reference here against int8 there.
         against_here: int8 here against int8 there.
-        whole: whether the whole holdout was seen.
+        whole: whether all images were seen.
     """
 
     cpu: Cpu
@@ -165,27 +255,40 @@ class _Seen:
     whole: bool
 
 
-def _seen_on(name: str, job: Job, int8_model: Path, budget: float) -> _Seen:
-    """Run as many holdout images there as fit the budget."""
-    images, deadline = _shuffled(job.holdout), Deadline.after(budget)
+def seen_on(name: str, reference: Predict, int8_model: Path, images: Images, budget: float) -> Seen:
+    """Run as many images there as fit the budget.
+
+    Args:
+        name: of the processor, in the emulator's spelling.
+        reference: a model on this processor, to compare with.
+        int8_model: the int8 file.
+        images: to take a sample of.
+        budget: seconds; one batch is run in any case.
+
+    Raises:
+        EngineError: the emulated process ended.
+        BudgetError: the images' deadline passed.
+    """
+    hard, deadline = images.deadline, Deadline.after(budget)
+    images = _shuffled(images)
     model = io.to_bytes(expose_logits(io.load(int8_model)))
     kept: list[NDArray[np.float32]] = []
-    with Emulator(model, name) as emulator:
+    with Emulator(model, name, hard) as emulator:
 
         def there(batch: NDArray[np.float32]) -> NDArray[np.float32]:
             kept.append(emulator.predict(batch))
             return kept[-1]
 
-        seen = compare(predictor(job.model.path), there, _until(images, deadline))
+        seen = compare(reference, there, _until(images, deadline))
         cpu = Cpu(f"{name} (emulated)", f"x86-64 {name}, emulated", emulator.saturates, 1)
     again = iter(kept)
     few = images.only(seen.float_.digests)
     both = compare(predictor(int8_model), lambda _: next(again), few)
     whole = seen.float_.images >= len(images.samples) - images.unreadable.count
-    return _Seen(cpu, seen, both.fidelity, whole)
+    return Seen(cpu, seen, both.fidelity, whole)
 
 
-def _judged(found: _Seen, here: Verdict, *, proven: bool) -> Elsewhere:
+def _judged(found: Seen, here: Verdict, *, proven: bool) -> Elsewhere:
     """The verdict there.
 
     A part of the images decides only what it can be sure of. Where the weights prove that nothing

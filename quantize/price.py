@@ -22,6 +22,7 @@ from quantize.judging import probe_size
 from quantize.measure import predictor, timing_of
 from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
+from quantize.portability import listed
 from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
 from quantize.strategy import TRIED, accept, brief_look
@@ -89,6 +90,7 @@ def dry_run(
     """
     check_tunable(config)
     check_output(model, config.source, output)
+    listed(config)
     job = open_job(model, config, None, on_progress=on_progress)
     prepared = prepare(job.model.proto, run_once, job.model.size)
     accept(job, prepared)
@@ -146,7 +148,7 @@ def _price(job: Job, candidates: int, runs: int, overhead: float, memory: int) -
     calibration, search = len(job.calibration.samples), len(job.search.samples)
     holdout = len(job.holdout.samples)
     each = _seconds_per_image(job)
-    timed = timing_of(job.config).seconds
+    timed, elsewhere = timing_of(job.config).seconds, _emulation_seconds(job.config)
     channels, height, width = job.model.size
     return Price(
         calibration,
@@ -154,11 +156,16 @@ def _price(job: Job, candidates: int, runs: int, overhead: float, memory: int) -
         holdout,
         candidates,
         runs + search + 2 * holdout,
-        ((runs + search + 2 * holdout) * each + overhead + 2 * timed) / 60,
-        2 * holdout * each + timed,
+        ((runs + search + 2 * holdout) * each + overhead + 2 * timed + elsewhere) / 60,
+        2 * holdout * each + timed + elsewhere,
         memory,
         channels * height * width * _kept(job),
     )
+
+
+def _emulation_seconds(config: Config) -> int:
+    """What the verdicts on other processors may take."""
+    return config.evaluation.cpus_timeout if listed(config) else 0
 
 
 def _kept(job: Job) -> int:

@@ -3,9 +3,11 @@
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import trustme
@@ -20,8 +22,10 @@ from models import (
     write_image_folder,
 )
 from quantize import cli as command_line
-from quantize import load_config, pipeline
+from quantize import load_config, pipeline, portability
 from quantize.bundle.writing import release
+from quantize.deadline import NEVER
+from quantize.runtime import Session
 
 CLASSES = 4
 SIZE = 16
@@ -154,6 +158,45 @@ def released(done, tmp_path_factory):
         include_float=True,
         with_preprocessing=True,
     )
+
+
+class Stand:
+    """In place of an emulator: the int8 file's own scores, turned round for some images."""
+
+    wrong = 0.0
+    pause = 0.0
+    saturates = True
+
+    def __init__(self, model, name, deadline=NEVER):
+        deadline.check()
+        self.session = Session(model)
+        self.random = np.random.default_rng(0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def predict(self, images):
+        time.sleep(self.pause)
+        scores = self.session.predict(images)
+        hit = self.random.uniform(size=len(scores)) < self.wrong
+        scores[hit] *= -1
+        return scores
+
+
+@pytest.fixture
+def stand(monkeypatch):
+    """No processor is emulated; whatever is asked for answers as it is told to."""
+    monkeypatch.setattr(portability, "Emulator", Stand)
+    monkeypatch.setattr(portability, "processor", str.upper)
+
+    def change(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(Stand, name, value)
+
+    return change
 
 
 @dataclass(frozen=True)

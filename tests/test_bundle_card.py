@@ -119,7 +119,7 @@ def test_a_file_that_cannot_overflow_says_so_on_the_first_screen(done):
     for row in report["layers"]:
         row["overflow_possible_share"] = 0 if row["int8"] else None
     screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
-    assert "No sum of two products can leave 16 bits" in screen
+    assert "no sum of two products can leave 16 bits" in screen
     assert "saturate" not in screen
 
 

@@ -42,6 +42,7 @@ def test_defaults():
     assert evaluation.performance.configs.num_of_instance == 1
     assert evaluation.performance.configs.cores_per_instance is None
     assert (evaluation.search_share, evaluation.max_unreadable) == (0.2, 0.01)
+    assert (evaluation.cpus, evaluation.cpus_timeout) == ((), 300)
     assert evaluation.holdout is None
     assert tuning.strategy.name == "guided"
     assert tuning.accuracy_criterion.relative == 0.01
@@ -277,6 +278,10 @@ def test_faulty_goals(criterion, message):
         ),
         ("evaluation: {search_share: 1}", "is 1; write a number below 1"),
         ("evaluation: {max_unreadable: 2}", "is 2; write a number of at most 1"),
+        ("evaluation: {cpus: {haswell: 1}}", "write a list of names"),
+        ("evaluation: {cpus: [3]}", "is [3]; write a list of names"),
+        ("evaluation: {cpus_timeout: 0}", "is 0; write a number above 0"),
+        ("evaluation: {cpu: haswell}", "is an unknown key; write `cpus`"),
         ("evaluation: {performance: {warmup: -1}}", "is -1; write a number of at least 0"),
         ("evaluation: {performance: {configs: {cores_per_instance: 0}}}", "write a number above 0"),
         (

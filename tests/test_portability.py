@@ -2,53 +2,20 @@
 
 import json
 import shutil
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from quantize import portability as room
-from quantize.portability import verify_on
-from quantize.runtime import Session
+from quantize.config.schema import Evaluation
+from quantize.deadline import Deadline
+from quantize.errors import BudgetError
+from quantize.job import open_job
+from quantize.portability import elsewhere, verify_on
+from quantize.price import dry_run
 
 QEMU = shutil.which("qemu-x86_64")
-
-
-class Stand:
-    """In place of an emulator: the int8 file's own scores, turned round for some images."""
-
-    wrong = 0.0
-    pause = 0.0
-    saturates = True
-
-    def __init__(self, model, name):
-        self.session = Session(model)
-        self.random = np.random.default_rng(0)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def predict(self, images):
-        time.sleep(self.pause)
-        scores = self.session.predict(images)
-        hit = self.random.uniform(size=len(scores)) < self.wrong
-        scores[hit] *= -1
-        return scores
-
-
-@pytest.fixture
-def stand(monkeypatch):
-    monkeypatch.setattr(room, "Emulator", Stand)
-    monkeypatch.setattr(room, "processor", str.upper)
-
-    def change(**values):
-        for name, value in values.items():
-            monkeypatch.setattr(Stand, name, value)
-
-    return change
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +98,10 @@ def test_which_images_is_the_same_every_time_and_of_all_classes(done, stand):
 # ---------------------------------------------------------------------------- the command
 
 
+def test_the_same_time_is_given_by_default_in_a_run():
+    assert Evaluation().cpus_timeout == room.BUDGET_S
+
+
 def test_the_command_with_a_processor(done, stand, cli):
     job, _ = done
     files = ("verify", job.model, job.output, "--config", job.config, "--quiet")
@@ -148,11 +119,6 @@ def test_a_budget_is_for_processors(done, cli):
     assert "--cpu" in answer.err
 
 
-def test_a_bundle_takes_no_processor(released, cli):
-    answer = cli("verify", released.folder, "--images", released.folder, "--cpu", "haswell")
-    assert answer.code == 2
-
-
 def test_without_the_emulator_it_is_one_line_before_any_work(done, cli, monkeypatch, tmp_path):
     job, _ = done
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -160,6 +126,81 @@ def test_without_the_emulator_it_is_one_line_before_any_work(done, cli, monkeypa
     assert answer.code == 2
     assert "apt-get install qemu-user" in answer.err
     assert len(answer.err.strip().splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------- in a run
+
+
+@pytest.fixture
+def again(done, tmp_path):
+    """The job in a folder that may be written."""
+    return type(done[0])(shutil.copytree(done[0].folder, tmp_path / "again"))
+
+
+def test_a_run_judges_each_processor_that_is_listed_without_another_search(again, stand):
+    assert again.tune().report["measured"]["cpus"] == []
+    result = again.tune("evaluation.cpus=haswell")
+    assert (result.outcome, result.exit_code) == ("met", 0)
+    assert result.output.is_file()
+    (there,) = result.report["measured"]["cpus"]
+    assert (there["cpu"]["name"], there["outcome"]) == ("HASWELL (emulated)", "met")
+    assert there["images"] == result.verdict.images
+    assert result.report["measured"]["earlier_run"] == "finished"
+
+
+def test_the_exit_code_of_a_run_is_that_of_the_worst(again, stand, cli):
+    stand(wrong=0.5)
+    answer = cli(*again.arguments("--set", "evaluation.cpus=haswell"))
+    assert answer.code == 3
+    assert answer.out.splitlines()[-1].startswith("GOAL NOT MET: ")
+    assert answer.out.splitlines()[-1].endswith("HASWELL (emulated)")
+    assert not again.output.exists()
+    answer = cli("release", again.run, "--model", again.model, "-o", again.folder / "bundle")
+    assert answer.code == 3
+    assert "did not meet its goal on HASWELL (emulated)" in answer.err
+
+
+def test_verify_judges_those_of_the_configuration(done, stand, cli):
+    stand(wrong=0.5)
+    job, _ = done
+    files = ("verify", job.model, job.output, "--config", job.config, "--quiet")
+    assert cli(*files, "--set", "evaluation.cpus=haswell").code == 3
+    assert cli(*files, "--set", "evaluation.cpus=haswell", "--cpu", "native").code == 0
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 is not installed")
+def test_an_unknown_processor_is_one_line_before_the_search(job, cli):
+    answer = cli(*job.arguments("--set", "evaluation.cpus=hasswell"))
+    assert answer.code == 2
+    assert answer.err.strip().count("\n") == 0
+    assert "evaluation.cpus: qemu-x86_64 knows no processor 'hasswell'; write Haswell" in answer.err
+    assert not job.run.exists()
+
+
+def test_a_run_without_the_emulator_is_one_line_before_the_search(job, cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for more in ((), ("--dry-run",)):
+        answer = cli(*job.arguments("--set", "evaluation.cpus=haswell", *more))
+        assert answer.code == 2
+        assert answer.err.strip().count("\n") == 0
+        assert "apt-get install qemu-user" in answer.err
+    assert not job.run.exists()
+
+
+def test_time_for_other_processors_is_kept_of_the_whole_time(done, stand):
+    job, _ = done
+    config = job.settings("evaluation.cpus=haswell", "evaluation.cpus_timeout=100")
+    there = dry_run(job.model, config, job.folder / "other.onnx")
+    here = dry_run(job.model, job.settings(), job.folder / "other.onnx")
+    assert 90 < there.verify_seconds - here.verify_seconds < 110
+
+
+def test_the_end_of_the_time_ends_the_emulation(again, stand):
+    here = again.tune().verdict
+    holdout = open_job(again.model, again.settings(), None).holdout
+    images = replace(holdout, deadline=Deadline.after(0))
+    with pytest.raises(BudgetError):
+        elsewhere(again.model, again.output, images, here, ("X",), 10)
 
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 is not installed")

@@ -91,6 +91,7 @@ KEYS = (
     | under("measured", {"earlier_run", "finished", "passes_over_search_set", "reused", "seconds"})
     | under("measured.reused", {"answers", "float_answers", "trials"})
     | under("measured.cpu", {"cores", "isa", "name", "saturates"})
+    | {"measured.cpus"}
     | under("measured.latency", LATENCY)
     | under("measured.trials", {"plan", "seconds"})
     | under("measured.trials.latency", LATENCY)

@@ -56,12 +56,12 @@ def card(facts: Facts) -> str:
 def _verdict(facts: Facts) -> list[str]:
     report = facts.report
     verdict = report["verdict"]
-    outcome = _OUTCOMES[verdict["outcome"]]
+    outcome, counts = _OUTCOMES[verdict["outcome"]], facts.account.decisive
     lines = []
     if not facts.met:
         lines.append(
-            f"> **This model did not meet its goal** (goal {outcome.strip('*')}):"
-            f" {prose(verdict['reason'])}. It was released all the same."
+            f"> **This model did not meet its goal** (goal {_OUTCOMES[counts.outcome].strip('*')},"
+            f" {prose(counts.label)}): {prose(counts.reason)}. It was released all the same."
         )
     float_, int8 = report["float_model"], report["int8_model"]
     lines.append(
@@ -73,7 +73,9 @@ def _verdict(facts: Facts) -> list[str]:
         f"**Verdict:** goal {outcome} ({_goal(verdict['goal'])}). {_capital(verdict['reason'])}."
         f" Seen on {verdict['images']} images that nothing was tuned on."
     )
-    lines.append(f"**Holds for:** {prose(verdict['instruction_set'])}. {_elsewhere(facts)}")
+    told = facts.account.cannot_overflow and not facts.account.cpus
+    more = "" if told else f" {_elsewhere(facts)}"
+    lines.append(f"**Holds for:** {prose(facts.account.holds_for)}.{more}")
     return lines
 
 
@@ -105,7 +107,8 @@ def _elsewhere(facts: Facts) -> str:
         )
     return (
         "On x86 CPUs without VNNI sums of two uint8 x int8 products **saturate** in 16 bits, which"
-        " can cost accuracy: verify it there before you use it."
+        " can cost accuracy"
+        + ("." if facts.account.cpus else ": verify it there before you use it.")
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from quantize import __version__
@@ -14,6 +15,7 @@ from quantize.bundle.source import Source
 from quantize.config import Config
 from quantize.data.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from quantize.measure import timing_of
+from quantize.report.reading import REPORT, Account, account_of, report_value
 
 RTOL = ATOL = 1e-3
 """How far outputs may differ on the same instruction set, as the model zoo's own check has it."""
@@ -55,8 +57,13 @@ class Facts:
 
     @property
     def met(self) -> bool:
-        """Whether the goal was met."""
-        return bool(self.report["verdict"]["outcome"] == "met")
+        """Whether the goal was met on every processor."""
+        return self.account.decisive.outcome == "met"
+
+    @cached_property
+    def account(self) -> Account:
+        """The report's own account, each value checked."""
+        return account_of(report_value(self.report), REPORT)
 
 
 def without(facts: Facts, names: Iterable[str]) -> Facts:
@@ -108,6 +115,7 @@ def manifest(facts: Facts, files: dict[str, dict[str, Any]], hub: dict[str, Any]
         "fidelity": report["fidelity"],
         "latency": measured["latency"],
         "cpu": measured["cpu"],
+        "cpus": measured.get("cpus", []),
         "timing": facts.timing,
         "model": facts.model,
         "float_model": report["float_model"],

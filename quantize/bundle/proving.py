@@ -6,7 +6,8 @@ the environment.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from quantize.bundle.alone import Alone, judge_alone
 from quantize.bundle.contract import Contract
+from quantize.bundle.elsewhere import AloneElsewhere, alone_elsewhere
 from quantize.bundle.expected import Expected, Row, expected_of, rows
 from quantize.bundle.opening import Bundle, opened
 from quantize.bundle.parent import check_parent
@@ -31,7 +33,8 @@ from quantize.job import (
 )
 from quantize.latency import Timing, single
 from quantize.measure import predictor, verify_files
-from quantize.plan import Cpu, Evaluation, OnProgress, Verdict
+from quantize.plan import EXIT_CODES, Cpu, Evaluation, OnProgress, Verdict, worst
+from quantize.portability import BUDGET_S, Elsewhere, elsewhere, known_processors
 from quantize.runtime import cores, cpu
 
 _WORDS = {"met": "GOAL MET", "unmet": "GOAL NOT MET", "undecided": "UNDECIDED"}
@@ -50,6 +53,7 @@ class Proof:
         made_on: instruction set of the release.
         cpu: this one.
         digest: whether the published digest was given.
+        elsewhere: the same on emulated processors.
     """
 
     rows: tuple[Row, ...]
@@ -60,26 +64,31 @@ class Proof:
     made_on: str
     cpu: Cpu
     digest: bool
+    elsewhere: tuple[Elsewhere | AloneElsewhere, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """As for tune."""
+        """As for tune, of the worst processor."""
         proven = self.verdict or self.alone
         assert proven is not None  # one of them is there
-        return proven.exit_code
+        return EXIT_CODES[worst([proven.outcome, *(seen.outcome for seen in self.elsewhere)])]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {**asdict(self), "exit_code": self.exit_code}
+        """All of it as JSON values, other processors under `cpus`."""
+        content = asdict(replace(self, elsewhere=()))
+        del content["elsewhere"]
+        others = [seen.to_json() for seen in self.elsewhere]
+        return {**content, "cpus": others, "exit_code": self.exit_code}
 
     def lines(self) -> list[str]:
-        """A table, notes, and the result in the last line."""
+        """A table, notes, and the result in the last line; then those of other processors."""
         width = max(len(row.name) for row in self.rows)
         table = [
             f"{row.name:<{width}}  {row.expected:>24}  {row.seen:>24}"
             for row in (Row("", "expected", "seen"), *self.rows)
         ]
-        return [*table, "", *self._notes(), "", self._result()]
+        others = [line for seen in self.elsewhere for line in seen.lines()]
+        return [*table, "", *self._notes(), "", self._result(), *others]
 
     def _notes(self) -> list[str]:
         same = "the images of the release" if self.same_images else "other images than the release"
@@ -109,6 +118,8 @@ def verify_bundle(
     labels: str | Path | None = None,
     float_model: str | Path | None = None,
     digest: str | None = None,
+    cpus: Sequence[str] = (),
+    budget: float = BUDGET_S,
     on_progress: OnProgress | None = None,
 ) -> Proof:
     """Prove a bundle again.
@@ -119,27 +130,38 @@ def verify_bundle(
         labels: a file of `name label` lines.
         float_model: the float model; without it the drop stays unproven.
         digest: the published sha256 of SHA256SUMS.
+        cpus: further processors to emulate.
+        budget: seconds for all of them together.
         on_progress: told while it works.
 
     Raises:
         BundleError: the bundle is unsafe, damaged or changed; names the file.
+        EngineError: the emulator is missing or does not know a processor.
         QuantizeError: images, labels or the float model cannot be used.
     """
+    names = known_processors(cpus)
     with opened(Path(path), digest) as bundle:
         manifest, contract = bundle.described()
         expected = expected_of(manifest)
         seen = _images(contract, Path(images), Path(labels) if labels else None, on_progress)
         same_images = seen.digest == expected.images_sha256
         verdict = alone = None
+        others: tuple[Elsewhere | AloneElsewhere, ...] = ()
         if float_model is None:
             answers = _answers(bundle, seen)
             figures = _figures_alone(bundle, expected, seen, answers)
             images_seen, right = answers.images, int(answers.right.sum())
             whole = same_images and images_seen == expected.images
             alone = judge_alone(expected, right, images_seen, same_images=whole)
+            if names:
+                others = alone_elsewhere(
+                    expected, bundle.model, seen, alone, names, budget, same_images=same_images
+                )
         else:
             verdict = _both(bundle, manifest, Path(float_model), seen, expected, on_progress)
             images_seen, figures = verdict.images, rows(expected, verdict)
+            found = elsewhere(Path(float_model), bundle.model, seen, verdict, names, budget)
+            others = found.elsewhere
         return Proof(
             rows=figures,
             verdict=verdict,
@@ -149,6 +171,7 @@ def verify_bundle(
             made_on=expected.isa,
             cpu=cpu(),
             digest=digest is not None,
+            elsewhere=others,
         )
 
 

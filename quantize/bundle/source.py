@@ -13,7 +13,7 @@ from quantize.checked_json import Value
 from quantize.config import Config, load_config
 from quantize.errors import BundleError, RunFolderError, UnmetError
 from quantize.files import is_folder
-from quantize.plan import TOP_K
+from quantize.plan import TOP_K, Outcome
 from quantize.report.reading import read_account, read_report
 
 _AGAIN = "run the same tune command again: a finished run is only verified anew"
@@ -33,6 +33,7 @@ class Source:
         best: bytes of the file that was verified.
         ports: what that file takes and gives.
         contract: the preprocessing and the scores.
+        outcome: the worst of all processors.
     """
 
     run: Path
@@ -42,11 +43,12 @@ class Source:
     best: bytes
     ports: Ports
     contract: Contract
+    outcome: Outcome
 
     @property
     def met(self) -> bool:
-        """Whether the run met its goal."""
-        return bool(self.report.at("verdict", "outcome").value == "met")
+        """Whether the run met its goal on every processor."""
+        return self.outcome == "met"
 
     @property
     def top_k(self) -> int:
@@ -73,14 +75,17 @@ def open_run(run: Path, model: Path, *, allow_unmet: bool) -> Source:
     report = read_report(run)
     best = _read_best(run, report)
     check_parent(model, report, "the run", _OTHER)
-    if account.outcome != "met" and not allow_unmet:
+    counts = account.decisive
+    if counts.outcome != "met" and not allow_unmet:
+        where = f" on {counts.label}" if account.outcome == "met" else ""
         raise UnmetError(
-            f"run {run} did not meet its goal: {account.reason}",
+            f"run {run} did not meet its goal{where}: {counts.reason}",
             "tune again, or release it all the same with --allow-unmet",
         )
     config = load_config(run / "config.yaml")
     found = ports(parse(best, _BEST))
-    return Source(run, model, report, config, best, found, _contract(report, config, found))
+    contract = _contract(report, config, found)
+    return Source(run, model, report, config, best, found, contract, counts.outcome)
 
 
 def _read_best(run: Path, report: Value) -> bytes:

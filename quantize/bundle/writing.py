@@ -139,8 +139,7 @@ def release(  # noqa: PLR0913 - each is one option of the command
         raise cannot_write(output, error) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
-    outcome = source.report.at("verdict", "outcome").text()
-    return Released(output, archive_of(output, wanted), wanted, digest, outcome)
+    return Released(output, archive_of(output, wanted), wanted, digest, source.outcome)
 
 
 def _samples(source: Source, paths: list[Path]) -> Samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -53,10 +53,14 @@ def verify(
     ] = False,
     cpus: Annotated[
         list[str] | None,
-        typer.Option("--cpu", help="For two models: emulate this CPU, too, such as haswell."),
+        typer.Option("--cpu", help="Emulate this CPU, too, such as haswell."),
     ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", help="Time for the emulated CPUs; default 5m.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--add-to", help="Two models: into this run's report.", metavar="RUN"),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -65,17 +69,19 @@ def verify(
 
     Exit codes as for tune; 2 for a bundle that was changed.
     """
+    names = [name.strip() for given in cpus or () for name in given.split(",") if name.strip()]
+    if budget and not names:
+        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
+    on = _Elsewhere(names, seconds(budget) if budget else None, run)
     if int8_model is None:
-        if images is None or config or overrides or dataset_location or label_path or cpus:
+        if images is None or config or overrides or dataset_location or label_path or run:
             raise typer.BadParameter("two models take --config, a bundle takes --images")
-        _verify_bundle(model, (images, labels, float_model, digest), as_json, quiet)
+        _verify_bundle(model, (images, labels, float_model, digest), on, as_json, quiet)
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
     settings = configuration(config, overrides, dataset_location, label_path)
-    if budget and not cpus:
-        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
-    if cpus:
-        _verify_on((model, int8_model), settings, cpus, budget, as_json, quiet)
+    if names or run or settings.evaluation.cpus:
+        _verify_on((model, int8_model), settings, on, as_json, quiet)
     from quantize import measure
     from quantize.report.verdict import verdict_lines, verdict_to_json
 
@@ -85,22 +91,31 @@ def verify(
     raise typer.Exit(seen.exit_code)
 
 
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Processors to emulate, seconds for them or None, and a run to tell of it or None."""
+
+    names: list[str]
+    seconds: int | None
+    run: Path | None
+
+
 def _verify_on(
-    models: tuple[Path, Path],
-    settings: Config,
-    cpus: list[str],
-    budget: str | None,
-    as_json: bool,
-    quiet: bool,
+    models: tuple[Path, Path], settings: Config, on: _Elsewhere, as_json: bool, quiet: bool
 ) -> NoReturn:
     from quantize import portability
+    from quantize.report.adding import add_to, check_addable
 
-    names = [name.strip() for given in cpus for name in given.split(",") if name.strip()]
-    limit = seconds(budget) if budget else portability.BUDGET_S
+    names = on.names or settings.evaluation.cpus
+    limit = on.seconds or settings.evaluation.cpus_timeout
+    if on.run:
+        check_addable(on.run, *models, settings, names)
     with progress(quiet or as_json) as on_progress:
         seen = portability.verify_on(
             *models, settings, names, budget=limit, on_progress=on_progress
         )
+    if on.run:
+        add_to(on.run, models[1], seen)
     show(seen, as_json)
     raise typer.Exit(seen.exit_code)
 
@@ -108,10 +123,12 @@ def _verify_on(
 def _verify_bundle(
     bundle: Path,
     given: tuple[Path, Path | None, Path | None, str | None],
+    on: _Elsewhere,
     as_json: bool,
     quiet: bool,
 ) -> NoReturn:
     from quantize.bundle.proving import verify_bundle
+    from quantize.portability import BUDGET_S
 
     images, labels, float_model, digest = given
     with progress(quiet or as_json) as on_progress:
@@ -121,6 +138,8 @@ def _verify_bundle(
             labels=labels,
             float_model=float_model,
             digest=digest,
+            cpus=on.names,
+            budget=on.seconds or BUDGET_S,
             on_progress=on_progress,
         )
     show(proof, as_json)

@@ -74,7 +74,7 @@ def tune(
             on_price=lambda found: told(found.lines()) if told else None,
         )
     say(*_of_result(result), as_json)
-    raise typer.Exit(result.verdict.exit_code)
+    raise typer.Exit(result.exit_code)
 
 
 def _of_result(result: Result) -> tuple[dict[str, Any], list[str]]:

@@ -124,11 +124,17 @@ class Config:
         found = lacks(self, calibration_given=calibration_given, evaluation_given=evaluation_given)
         return tuple(str(lack) for lack in found)
 
-    def without_budget(self) -> Config:
-        """This configuration with no limit of time: more time continues a run, it is no other."""
+    def of_the_search(self) -> Config:
+        """This configuration without what no candidate depends on: time, and further processors.
+
+        More of either continues a run, it is no other.
+        """
         policy = self.tuning.exit_policy.model_copy(update={"timeout": 0})
         tuning = self.tuning.model_copy(update={"exit_policy": policy})
-        return replace(self, document=self.document.model_copy(update={"tuning": tuning}))
+        none = {name: Evaluation.model_fields[name].default for name in ("cpus", "cpus_timeout")}
+        evaluation = self.evaluation.model_copy(update=none)
+        update = {"tuning": tuning, "evaluation": evaluation}
+        return replace(self, document=self.document.model_copy(update=update))
 
     def to_yaml(self) -> str:
         """The effective configuration, defaults included, in a fixed order.

@@ -336,6 +336,8 @@ class Evaluation(Section):
         search_share: share of the evaluation images that the search may see (a ratio).
         holdout: images for the verdict alone.
         max_unreadable: share of images that may be unreadable (a ratio).
+        cpus: further processors, emulated, that the goal has to hold on, such as `haswell`.
+        cpus_timeout: seconds for all of them together.
     """
 
     accuracy: Accuracy = Accuracy()
@@ -343,6 +345,8 @@ class Evaluation(Section):
     search_share: Share = 0.2
     holdout: DataLoader | None = None
     max_unreadable: Annotated[Ratio, Field(ge=0, le=1)] = 0.01
+    cpus: Names = ()
+    cpus_timeout: Count = 300
 
 
 # ------------------------------------------------------------------------------- tuning

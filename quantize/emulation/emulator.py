@@ -95,7 +95,9 @@ class Emulator:
             raise
         self._words = Path(self._folder.name) / "words"
         try:
-            self.saturates = float(self._answer(_START_S).reshape(-1)[0]) != EXACT
+            self.saturates = (
+                float(self._answer(min(_START_S, deadline.left)).reshape(-1)[0]) != EXACT
+            )
         except BaseException:
             self.close()
             raise

@@ -70,6 +70,8 @@ def account_json(run: Account) -> dict[str, Any]:
         "run": run.place,
         "outcome": run.outcome,
         "reason": run.reason,
+        "cpus": [asdict(place) for place in run.cpus],
+        "holds_for": run.holds_for,
         "goal": run.goal,
         "accuracy": asdict(run.accuracy) if run.accuracy else None,
         "sqnr_db": run.sqnr_db,
@@ -184,6 +186,8 @@ def portable_cost(run: Account) -> str | None:
 
 def next_step(run: Account) -> str:
     """What would help, in one sentence, as far as the figures tell."""
+    if run.decisive.outcome != run.outcome:
+        return _elsewhere(run)
     if run.outcome == "undecided":
         if run.more_images:
             return f"undecided: about {run.more_images:,} images in all would decide"
@@ -214,6 +218,14 @@ def next_step(run: Account) -> str:
         f"{name} makes {100 * share:.0f} % of the noise with"
         f" {percent(known[0].multiply_add_share)} of the multiply-adds: {do}"
     )
+
+
+def _elsewhere(run: Account) -> str:
+    """What would help where another processor is what counts."""
+    there = run.decisive
+    if run.plan.scheme.portable or there.outcome == "undecided":
+        return f"{there.label} is not decided on {there.images:,} images: raise cpus_timeout"
+    return f"{there.label} loses what is kept here: quantization.portable: true gives the same sums"
 
 
 def size_ratio(run: Account) -> float | None:
@@ -263,7 +275,11 @@ def _losing(classes: Sequence[ClassDrop]) -> list[ClassDrop]:
 
 def verdict_lines(run: Account) -> list[str]:
     """The verdict in one sentence, then speed, size and closeness."""
-    lines = folded("verdict", verdict_line(run.outcome, run.reason, run.images, run.isa))
+    counts = run.decisive
+    lines = folded(
+        "verdict", verdict_line(counts.outcome, counts.reason, counts.images, counts.label)
+    )
+    lines += folded("holds for", run.holds_for)
     lines += folded("asked", f"{run.goal}; {run.speed_floor:g}x as fast")
     if run.accuracy is not None:
         top1 = percent(run.accuracy.float_top1, 2), percent(run.accuracy.int8_top1, 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from quantize.graph.view import opset
 from quantize.job import Images, Job
 from quantize.measure import Verified, timing_of
 from quantize.plan import Latency, SearchResult, Trial, Verdict
+from quantize.portability import Elsewhere
 from quantize.probe import shapes_of
 from quantize.report.tables import Tables
 from quantize.report.values import finite
@@ -57,6 +58,7 @@ def document(
     best: Path,
     tables: Tables,
     history: History,
+    elsewhere: Sequence[Elsewhere] = (),
 ) -> dict[str, Any]:
     """The content of report.json.
 
@@ -68,6 +70,7 @@ def document(
         best: the int8 file that was verified, its plan.json beside it.
         tables: layers, changed images, classes.
         history: how the run went.
+        elsewhere: verdicts on other processors.
     """
     verdict = proof.verdict
     content = {
@@ -99,6 +102,7 @@ def document(
                 job.search.tally.images / max(1, len(job.search.samples)), 2
             ),
             "cpu": asdict(verdict.cpu),
+            "cpus": [seen.row() for seen in elsewhere],
             "latency": _latency(verdict.latency, job),
             "trials": [
                 {"plan": t.plan.key, "seconds": t.seconds, "latency": _latency(t.latency, job)}

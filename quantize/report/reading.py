@@ -13,6 +13,7 @@ from quantize.errors import RunFolderError
 from quantize.files import is_folder, is_there
 from quantize.plan import EngineName, Format, Granularity, LayerRow, Plan, Scheme
 from quantize.report.changes import Change, ClassDrop, Right
+from quantize.report.cpus import Place, decisive, holds_for, places_of
 
 REPORT = "report.json"
 _JOURNAL = "journal.jsonl"
@@ -75,11 +76,13 @@ class Account:
 
     Attributes:
         place: the run folder or report.json, as it was named.
-        outcome: met, unmet or undecided.
+        outcome: met, unmet or undecided, on the processor of the run.
         reason: why.
         images: of the holdout.
         more_images: that would probably decide, or None.
         isa: the instruction set that it holds for.
+        saturates: whether sums of two products are cut off at 16 bits there.
+        cpus: verdicts on other processors.
         goal: what was asked, as text.
         speed_floor: least ratio asked.
         float_sha256: of the float file.
@@ -106,6 +109,8 @@ class Account:
     images: int
     more_images: int | None
     isa: str
+    saturates: bool
+    cpus: tuple[Place, ...]
     goal: str
     speed_floor: float
     float_sha256: str
@@ -124,6 +129,28 @@ class Account:
     changed: int
     changes: tuple[Change, ...]
     classes: tuple[ClassDrop, ...] | None
+
+    @property
+    def decisive(self) -> Place:
+        """The worst verdict of all processors, that of the run first among equals."""
+        return decisive(self._here, self.cpus)
+
+    @property
+    def holds_for(self) -> str:
+        """For which processors the verdict holds, in one sentence."""
+        return holds_for(
+            self._here, self.cpus, proven=self.cannot_overflow, saturates=self.saturates
+        )
+
+    @property
+    def cannot_overflow(self) -> bool:
+        """Whether no layer has a sum of two products that could leave 16 bits."""
+        known = [row.overflow_possible for row in self.layers if row.int8]
+        return self.plan.scheme.reduce_range or (bool(known) and not any(p != 0 for p in known))
+
+    @property
+    def _here(self) -> Place:
+        return Place(self.isa, self.outcome, self.reason, self.images)
 
 
 def read_account(path: Path) -> Account:
@@ -223,6 +250,8 @@ def account_of(found: Value, place: str) -> Account:
         images=verdict.at("images").count(),
         more_images=None if more.value is None else more.count(),
         isa=verdict.at("instruction_set").text(),
+        saturates=measured.at("cpu", "saturates").flag(),
+        cpus=places_of(measured),
         goal=_goal(verdict.at("goal")),
         speed_floor=verdict.at("goal", "speed_floor").number(),
         float_sha256=found.at("float_model", "sha256").text(),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from quantize.report.cpus import Place, decisive, holds_for, places_of
+from quantize.report.reading import report_value
 from quantize.report.verdict import closeness_line, reused_line, verdict_line
 
 
 def summary(report: dict[str, Any]) -> str:
     """A short readable account of report.json; the last line is the verdict."""
     verdict = report["verdict"]
+    here = Place(
+        verdict["instruction_set"], verdict["outcome"], verdict["reason"], verdict["images"]
+    )
+    others = places_of(report_value(report).at("measured"))
+    counts = decisive(here, others)
     lines = [
         *_files(report),
         *_images(report),
@@ -17,13 +25,12 @@ def summary(report: dict[str, Any]) -> str:
         *_fidelity(report),
         *_speed(report),
         *_without_vnni(report),
+        *_cpus(here, others),
         *_trials(report),
         *_reused(report),
         *(f"note       {note}" for note in report["data"]["notes"]),
         "",
-        verdict_line(
-            verdict["outcome"], verdict["reason"], verdict["images"], verdict["instruction_set"]
-        ),
+        verdict_line(counts.outcome, counts.reason, counts.images, counts.label),
     ]
     return "\n".join(lines) + "\n"
 
@@ -127,6 +134,11 @@ def _without_vnni(report: dict[str, Any]) -> list[str]:
         f"no VNNI    other sums on x86 CPUs without VNNI: 16 bits overflowed in {seen} of"
         f" {len(known)} layers on calibration images, and can in {possible}"
     ]
+
+
+def _cpus(here: Place, others: Sequence[Place]) -> list[str]:
+    """The verdicts on other processors, where there are any."""
+    return [f"holds for  {holds_for(here, others, proven=False, saturates=False)}"] * bool(others)
 
 
 def _trials(report: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from quantize.checked_json import Value
+from quantize.plan import EXIT_CODES
 from quantize.report.reading import Account, account_of
 from quantize.report.values import shown
 
@@ -79,7 +80,7 @@ def record_of(report: Value, name: str) -> Record:
         name=_bounded(name),
         params={key: _bounded(value) for key, value in _params(report, account)},
         metrics=(*_results(report, account, seconds), *_trials(report)),
-        tags={key: _bounded(value) for key, value in _tags(report, account)},
+        tags={key: _bounded(value) for key, value in _tags(account)},
         started=finished - seconds,
         finished=finished,
     )
@@ -160,17 +161,18 @@ def _maybe(key: str, value: Value, step: int = 0) -> Iterator[Metric]:
         yield Metric(key, number, step)
 
 
-def _tags(report: Value, account: Account) -> Iterator[tuple[str, str]]:
-    yield "quantize.outcome", account.outcome
-    yield "quantize.exit_code", str(report.at("verdict", "exit_code").count())
-    yield "quantize.reason", account.reason
+def _tags(account: Account) -> Iterator[tuple[str, str]]:
+    counts = account.decisive
+    yield "quantize.outcome", counts.outcome
+    yield "quantize.exit_code", str(EXIT_CODES[counts.outcome])
+    yield "quantize.reason", counts.reason
     yield "quantize.goal", account.goal
     yield "quantize.instruction_set", account.isa
     yield "quantize.stopped", account.stopped
     yield (
         "mlflow.note.content",
-        f"Goal {account.outcome}: {account.reason}. Seen on {account.images} holdout images,"
-        f" {account.isa}.",
+        f"Goal {counts.outcome}: {counts.reason}. Seen on {counts.images} holdout images,"
+        f" {counts.label}.",
     )
 
 
