@@ -25,6 +25,7 @@ from quantize.data.steps import Rescale
 from quantize.data.transforms import Pipeline, Preset
 from quantize.measure import predictor
 from test_bundle_front import GREY, RECIPES, SIZES, picture
+from test_report_cpus import emulated
 
 NAME = "float-int8"
 
@@ -121,6 +122,29 @@ def test_a_file_that_cannot_overflow_says_so_on_the_first_screen(done):
     screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
     assert "no sum of two products can leave 16 bits" in screen
     assert "saturate" not in screen
+
+
+def test_the_first_screen_names_each_processor_with_its_verdict(done):
+    report = json.loads(json.dumps(done[1].report))
+    report["measured"]["cpus"] = [emulated("unmet")]
+    screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
+    assert "**This model did not meet its goal** (goal not met, Haswell (emulated))" in screen
+    assert "Haswell (emulated), 120 images: not met" in screen
+    assert "**Verdict:** goal met" in screen
+    report["measured"]["cpus"] = [emulated("met")]
+    screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
+    assert "did not meet" not in screen
+    assert "Haswell (emulated), 120 images: met" in screen
+
+
+def test_the_first_screen_says_where_nothing_else_was_run(done):
+    report = json.loads(json.dumps(done[1].report))
+    report["measured"]["cpu"]["saturates"] = False
+    for row in report["layers"]:
+        row["overflow_possible_share"] = 0.25
+    screen = card(facts_of(report)).split("---\n", 2)[2].split("## Use")[0]
+    isa = report["verdict"]["instruction_set"]
+    assert f"measured on {isa} only: nothing was run on x86 CPUs without VNNI" in screen
 
 
 def test_how_to_verify_and_what_that_finds(text):

@@ -24,7 +24,7 @@ from quantize.runtime import cpu
 if TYPE_CHECKING:
     from quantize.config import Config
 
-_AS_THE_RUN = "verify with its best.onnx and its config.yaml"
+_AS_THE_RUN = "verify its best.onnx, configured as the run was"
 
 
 def check_addable(
