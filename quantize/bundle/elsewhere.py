@@ -74,7 +74,7 @@ def alone_elsewhere(
     Raises:
         EngineError: the emulated process ended.
     """
-    proven = cannot_overflow(int8_model)
+    proven = bool(names) and cannot_overflow(int8_model)
     reference = predictor(int8_model)
     found = []
     for name in names:

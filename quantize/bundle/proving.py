@@ -146,17 +146,15 @@ def verify_bundle(
         seen = _images(contract, Path(images), Path(labels) if labels else None, on_progress)
         same_images = seen.digest == expected.images_sha256
         verdict = alone = None
-        others: tuple[Elsewhere | AloneElsewhere, ...] = ()
+        others: tuple[Elsewhere | AloneElsewhere, ...]
         if float_model is None:
             answers = _answers(bundle, seen)
             figures = _figures_alone(bundle, expected, seen, answers)
             images_seen, right = answers.images, int(answers.right.sum())
             whole = same_images and images_seen == expected.images
             alone = judge_alone(expected, right, images_seen, same_images=whole)
-            if names:
-                others = alone_elsewhere(
-                    expected, bundle.model, seen, alone, names, budget, same_images=same_images
-                )
+            given = (expected, bundle.model, seen, alone, names, budget)
+            others = alone_elsewhere(*given, same_images=same_images)
         else:
             verdict = _both(bundle, manifest, Path(float_model), seen, expected, on_progress)
             images_seen, figures = verdict.images, rows(expected, verdict)

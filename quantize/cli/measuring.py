@@ -69,10 +69,7 @@ def verify(
 
     Exit codes as for tune; 2 for a bundle that was changed.
     """
-    names = [name.strip() for given in cpus or () for name in given.split(",") if name.strip()]
-    if budget and not names:
-        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
-    on = _Elsewhere(names, seconds(budget) if budget else None, run)
+    on = _asked_elsewhere(cpus or [], budget, run)
     if int8_model is None:
         if images is None or config or overrides or dataset_location or label_path or run:
             raise typer.BadParameter("two models take --config, a bundle takes --images")
@@ -80,7 +77,7 @@ def verify(
     if config is None or images or labels or float_model or digest:
         raise typer.BadParameter("two models take --config, a bundle takes --images")
     settings = configuration(config, overrides, dataset_location, label_path)
-    if names or run or settings.evaluation.cpus:
+    if on.names or run or settings.evaluation.cpus:
         _verify_on((model, int8_model), settings, on, as_json, quiet)
     from quantize import measure
     from quantize.report.verdict import verdict_lines, verdict_to_json
@@ -98,6 +95,13 @@ class _Elsewhere:
     names: list[str]
     seconds: int | None
     run: Path | None
+
+
+def _asked_elsewhere(cpus: list[str], budget: str | None, run: Path | None) -> _Elsewhere:
+    names = [name.strip() for given in cpus for name in given.split(",") if name.strip()]
+    if budget and not names:
+        raise typer.BadParameter("it is for the emulated CPUs of --cpu", param_hint="--budget")
+    return _Elsewhere(names, seconds(budget) if budget else None, run)
 
 
 def _verify_on(

@@ -93,11 +93,7 @@ def document(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(history.seconds, 1),
             "earlier_run": history.state,
-            "reused": {
-                "trials": history.trials,
-                "answers": history.answers,
-                "float_answers": verdict.reused,
-            },
+            "reused": _reused(history, verdict),
             "passes_over_search_set": round(
                 job.search.tally.images / max(1, len(job.search.samples)), 2
             ),
@@ -117,6 +113,14 @@ def model_coverage(path: Path, size: tuple[int, int, int]) -> Coverage:
     """How much of a file's arithmetic is int8, on images of (C, H, W)."""
     model = io.load(path)
     return coverage(model, lambda names: shapes_of(model, names, size))
+
+
+def _reused(history: History, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "trials": history.trials,
+        "answers": history.answers,
+        "float_answers": verdict.reused,
+    }
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
