@@ -149,10 +149,27 @@ def test_a_child_that_says_nothing_is_given_up(program, monkeypatch):
     assert time.monotonic() - start < 10
 
 
+def test_a_start_has_the_deadline_of_its_run(program):
+    program("sleep 60")
+    start = time.monotonic()
+    with pytest.raises(BudgetError, match="took too long"):
+        Emulator(b"", "Haswell", Deadline.after(0.3))
+    assert time.monotonic() - start < 10
+
+
 def test_a_question_has_a_deadline(program):
     program()
+    left = iter([60.0])
+
+    class Running(Deadline):
+        """Enough time to start, none to answer."""
+
+        @property
+        def left(self):
+            return next(left, 0.0)
+
     with (
-        Emulator(MODEL.SerializeToString(), "Haswell", Deadline.after(0)) as seen,
+        Emulator(MODEL.SerializeToString(), "Haswell", Running()) as seen,
         pytest.raises(BudgetError, match="took too long"),
     ):
         seen.predict(noise(1, 2, 2, 2))

@@ -74,7 +74,7 @@ class Emulator:
     Args:
         model: an int8 file whose first output are the logits, serialized.
         name: of the processor, from `processor`.
-        deadline: when a question is given up.
+        deadline: when the start or a question is given up.
 
     Attributes:
         saturates: whether sums of two products were cut off at 16 bits there.
@@ -95,9 +95,8 @@ class Emulator:
             raise
         self._words = Path(self._folder.name) / "words"
         try:
-            self.saturates = (
-                float(self._answer(min(_START_S, deadline.left)).reshape(-1)[0]) != EXACT
-            )
+            largest = self._answer(min(_START_S, deadline.left))
+            self.saturates = float(largest.reshape(-1)[0]) != EXACT
         except BaseException:
             self.close()
             raise
@@ -165,9 +164,9 @@ class Emulator:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while len(found) < size:
                 left = until - time.monotonic()
-                if left <= 0 or not selector.select(None if left > _LISTING_S else left):
-                    if until - time.monotonic() <= 0:
-                        raise BudgetError(f"the emulated {self._name} took too long")
+                if left <= 0:
+                    raise BudgetError(f"the emulated {self._name} took too long")
+                if not selector.select(min(left, _LISTING_S)):
                     continue
                 piece = os.read(self._process.stdout.fileno(), min(_PIECE, size - len(found)))
                 if not piece:
