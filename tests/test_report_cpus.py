@@ -153,4 +153,7 @@ def test_an_account_says_what_would_help_there(report):
     assert run.decisive.outcome == "unmet"
     told = "\n".join(account_lines(run))
     assert "quantization.portable: true gives" in told
+    report["measured"]["cpus"] = [emulated("undecided")]
+    told = " ".join("\n".join(account_lines(account_of(report_value(report), "run"))).split())
+    assert "not decided on 120 images: more evaluation.cpus_timeout, or" in told
     assert account_json(run)["cpus"][0]["outcome"] == "unmet"

@@ -222,10 +222,11 @@ def next_step(run: Account) -> str:
 
 def _elsewhere(run: Account) -> str:
     """What would help where another processor is what counts."""
-    there = run.decisive
-    if run.plan.scheme.portable or there.outcome == "undecided":
-        return f"{there.label} is not decided on {there.images:,} images: raise cpus_timeout"
-    return f"{there.label} loses what is kept here: quantization.portable: true gives the same sums"
+    there, portable = run.decisive, "quantization.portable: true"
+    if there.outcome == "unmet":
+        return f"{there.label} loses what is kept here: {portable} gives the same sums there"
+    more = "more evaluation.cpus_timeout" + ("" if run.plan.scheme.portable else f", or {portable},")
+    return f"{there.label} is not decided on {there.images:,} images: {more} would"
 
 
 def size_ratio(run: Account) -> float | None:

@@ -159,7 +159,7 @@ def _figures(run: Account) -> tuple[str, ...]:
         span = f"{run.speed.low:.2f} to {run.speed.high:.2f}"
     ratio = size_ratio(run)
     return (
-        run.outcome,
+        run.decisive.outcome,
         top1,
         drop,
         interval,
