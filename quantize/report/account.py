@@ -225,8 +225,9 @@ def _elsewhere(run: Account) -> str:
     there, portable = run.decisive, "quantization.portable: true"
     if there.outcome == "unmet":
         return f"{there.label} loses what is kept here: {portable} gives the same sums there"
-    more = "more evaluation.cpus_timeout" + ("" if run.plan.scheme.portable else f", or {portable},")
-    return f"{there.label} is not decided on {there.images:,} images: {more} would"
+    also = "" if run.plan.scheme.portable else f", or {portable},"
+    more = f"more evaluation.cpus_timeout{also} would"
+    return f"{there.label} is not decided on {there.images:,} images: {more}"
 
 
 def size_ratio(run: Account) -> float | None:
