@@ -23,7 +23,7 @@ test-latest: $(LATEST)/.made  ## the same tests with the newest onnx, onnxruntim
 test-torch: $(TORCH)/.made  ## what needs PyTorch, in an environment of its own
 	$(TORCH)/bin/python -m pytest -m "not slow" -q tests/test_conversion_torch.py
 
-bench: install  ## hours, alone on the machine: the peers too, each in an environment of its own
+bench: install  ## an hour, alone on two cores: the peers too, each in an environment of its own
 	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-quick: install  ## minutes: whether all of it runs, not how fast

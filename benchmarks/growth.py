@@ -37,6 +37,8 @@ QUICK = (200, 600)  # two: it shows that it runs, not a line
 VERBS = ("calibrate", "tune", "verify")
 CALIBRATION = 100
 _MARGIN = 60
+_ENOUGH = 500
+"""Images that a file for `verify` is tuned on: with fewer the search could not decide."""
 
 TEMPLATE = """\
 model: {{name: growth, framework: onnxrt_qdq}}
@@ -137,16 +139,23 @@ def measure(verb: str, count: int, shared: Path) -> Point:
         write_images(shared / "data" / "cifar10" / "test", many, count)
         write_images(shared / "data" / "cifar10" / "train", few, CALIBRATION + _MARGIN)
         for each in VERBS:
-            whole = each == "calibrate"
-            text = TEMPLATE.format(
-                sampling=count if whole else CALIBRATION,
-                calibration=LOADER.format(root=many if whole else few),
-                evaluation=LOADER.format(root=few if whole else many),
-            )
+            on_all = each == "calibrate"
+            text = _config(count, many, few) if on_all else _config(CALIBRATION, few, many)
             (folder / f"{each}.yaml").write_text(text)
-        if verb == "verify":  # it needs a file, not the time of making it
+        if verb == "verify":  # it needs a file; which images made it does not matter
+            some = folder / "some"
+            write_images(shared / "data" / "cifar10" / "test", some, _ENOUGH)
+            (folder / "tune.yaml").write_text(_config(CALIBRATION, few, some))
             child("tune", folder)
         return Point(verb, count, **child(verb, folder))
+
+
+def _config(sampling: int, calibration: Path, evaluation: Path) -> str:
+    """The YAML of a job on two folders of images."""
+    loaders = {"calibration": calibration, "evaluation": evaluation}
+    return TEMPLATE.format(
+        sampling=sampling, **{key: LOADER.format(root=root) for key, root in loaders.items()}
+    )
 
 
 def child(verb: str, folder: Path) -> dict[str, float]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks.cases import Ready
 from benchmarks.peers import Made, RuntimeName
 from benchmarks.servers import Server, ServerError
-from benchmarks.standing import LEAST_ROUNDS, ratio, spread
+from benchmarks.standing import LEAST_ROUNDS, Span, ratio, spread
 
 Servers = Mapping[RuntimeName, Server]
+
+NARROW = 0.02
+"""Width of an interval, in its median, that needs no more rounds."""
 
 _TURN_S = 5e-3
 """Runs are repeated until a turn takes this long, so that the clock and the pipe do not matter."""
@@ -23,15 +28,36 @@ _WARM_BELOW_S = 0.1
 
 @dataclass(frozen=True)
 class Rounds:
-    """How long a setting is measured.
+    """How long a setting is measured; its least number of rounds is always done.
 
     Attributes:
         most: rounds.
-        seconds: after these no round starts, once the least number is done.
+        seconds: after these no round starts.
+        enough: after these none does either, if all intervals are as narrow as `NARROW`.
     """
 
     most: int
     seconds: float
+    enough: float = math.inf
+
+    def over(self, done: int, seconds: float, ratios: Callable[[], Iterable[Span]]) -> bool:
+        """Whether no more round starts.
+
+        How wide an interval is decides, never where it lies: to stop once it leaves out 1 would
+        call more than one in twenty of equal files ahead or behind.
+
+        Args:
+            done: rounds.
+            seconds: that they took.
+            ratios: of the rounds so far, of each file to ours.
+        """
+        if done < LEAST_ROUNDS:
+            return False
+        if done >= self.most or seconds > self.seconds:
+            return True
+        return seconds > self.enough and all(
+            one.high - one.low <= NARROW * one.value for one in ratios()
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +118,7 @@ def measure(
         except ServerError as error:
             failed[made.peer.key] = f"failed: {error}"
     order, start, done = random.Random(0), clock(), 0
-    while turns and done < rounds.most:
-        if done >= LEAST_ROUNDS and clock() - start > rounds.seconds:
-            break
+    while turns and not rounds.over(done, clock() - start, partial(_ratios, turns)):
         for turn in order.sample(turns, len(turns)):
             try:
                 turn.take()
@@ -122,6 +146,13 @@ def _loaded(made: Made, case: Ready, servers: Servers, setting: Setting) -> _Tur
     once = min(server.ask("run", key=key, untimed=0, repeats=1)["seconds"] for _ in range(2))
     repeats = max(1, int(_TURN_S / max(once, 1e-6)))
     return _Turn(made, server, repeats, untimed=int(once < _WARM_BELOW_S))
+
+
+def _ratios(turns: Sequence[_Turn]) -> list[Span]:
+    """Of every file to ours, where ours runs."""
+    ours = [turn for turn in turns if turn.made.peer.key == "ours"]
+    others = [turn for turn in turns if turn.made.peer.key != "ours"]
+    return [ratio(ours[0].seconds, turn.seconds) for turn in others] if ours else []
 
 
 def _drop(servers: Servers) -> None:

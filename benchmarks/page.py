@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.causes import UNKNOWN, Causes
+from benchmarks import behind, machine
+from benchmarks.causes import Causes
 from benchmarks.standing import best
 from benchmarks.tables import table, write_between
 from quantize.files import write_atomic
@@ -48,6 +49,7 @@ def whole(results: Row, causes: Causes) -> str:
         _conditions(results),
         "## How to read it\n\n" + HOW_TO_READ,
         "## Latency, against the best peer\n\n" + _against_best(results),
+        _noise(results),
         *(_latency_of(results, key) for key in results["cases"]),
         "## Tuning\n\n" + _tuning(results),
         "## Accuracy, beside the speed that goes with it\n\n" + _accuracy(results),
@@ -59,18 +61,19 @@ def whole(results: Row, causes: Causes) -> str:
 
 
 def excerpt(results: Row, causes: Causes) -> str:
-    """What README.md shows."""
+    """What README.md shows: a line for each model, and every row in which we are behind."""
     return "\n\n".join(
         [
-            machine.sentence(results["machine"]),
-            "**Latency** of the int8 file in milliseconds of one run, against the peer that is"
-            " fastest in each row (all peers, and how to read it:"
-            " [docs/benchmarks.md](docs/benchmarks.md)):",
-            _against_best(results),
-            "**Tuning** until goal and speed floor are met or given up:",
-            _tuning(results),
-            "**Where quantize is behind**, and why:",
-            _behind(results, causes),
+            f"{machine.sentence(results['machine'])} Every peer and setting, and how to read it:"
+            " [docs/benchmarks.md](docs/benchmarks.md).",
+            "**Latency** of the int8 file at batch 1 on one thread, and how it stands against the"
+            " fastest peer of each setting (batch 1, 8 and 32; one thread and all):",
+            _latency_in_short(results),
+            _noise(results),
+            "**Tuning** until goal and speed floor are met or given up, against INC `basic`:",
+            _tuning_in_short(results),
+            "**Where quantize is behind** a peer, and why:",
+            _behind_in_short(results, causes),
         ]
     )
 
@@ -96,12 +99,20 @@ def _conditions(results: Row) -> str:
     short = " **This is the short form: it shows that all runs, not how fast.**"
     return (
         f"{machine.sentence(results['machine'])} `{command}` took"
-        f" {results['seconds'] / 60:.1f} minutes.{short if results['quick'] else ''}\n\n"
+        f" {results['seconds'] / 60:.1f} minutes{_spent(results)}."
+        f"{short if results['quick'] else ''}\n\n"
         "```sh\n"
         "make bench          # all of it; installs each peer into build/bench-envs\n"
         "make bench-quick    # minutes: that it runs\n"
         "```"
     )
+
+
+def _spent(results: Row) -> str:
+    """Where the time went, most of it first."""
+    spent = sorted(results.get("spent", {}).items(), key=lambda entry: -entry[1])
+    told = [f"{name.replace('_', ' ')} {seconds / 60:.1f}" for name, seconds in spent]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _name(results: Row, row: Row) -> str:
@@ -149,6 +160,53 @@ def _against_best(results: Row) -> str:
 
 
 _NOTHING = "Not measured in this run."
+
+
+def _latency_in_short(results: Row) -> str:
+    """One model: its first setting, and how often it is ahead of the best peer in all."""
+    lines = []
+    for case, settings in groupby(_settings(results["latency"]), lambda setting: setting[0]):
+        every = [rows for *_, rows in settings]
+        by_peer = {row["peer"]: row for row in every[0]}
+        ours, exact, rival = by_peer["ours"], by_peer["float"], best(every[0])
+        rivals = [found for rows in every if (found := best(rows))]
+        count = Counter(str(found.get("standing")) for found in rivals)
+        lines.append(
+            [
+                str(results["cases"][case]["name"]),
+                _ms(ours),
+                f"{exact['ratio']['value']:.2f}" if "ratio" in exact else "",
+                _peer(results, rival["peer"]) if rival else "none ran",
+                _times(rival) if rival else "",
+                " / ".join(f"{count[standing]}" for standing in ("ahead", "equal", "behind")),
+                _fidelity(results, case),
+            ]
+        )
+    head = ("model", "ms", "times as fast as float32", "best peer", "times as fast as it (95 %)")
+    more = ("settings ahead / equal / behind", "drop; equal answers; SQNR")
+    return table((*head, *more), lines) if lines else _NOTHING
+
+
+def _fidelity(results: Row, case: str) -> str:
+    mine = [row for row in results["accuracy"] if (row["case"], row["peer"]) == (case, "ours")]
+    if not mine or "failed" in mine[0]:
+        return ""
+    row = mine[0]
+    return _tuned({**row, "drop": row["drop"]["value"]} if "drop" in row else row)
+
+
+def _noise(results: Row) -> str:
+    """How our file does against itself."""
+    rows = [row for row in results["latency"] if row["peer"] == "ours-again" and "ratio" in row]
+    if not rows:
+        return ""
+    times = sorted(row["ratio"]["value"] for row in rows)
+    equal = sum(row["standing"] == "equal" for row in rows)
+    return (
+        f"Noise: our file against itself, loaded twice, is {times[0]:.3f} to {times[-1]:.3f} times"
+        f" as fast, and called equal in {equal} of {len(rows)} settings. A difference of this size"
+        " from a peer says nothing."
+    )
 
 
 def _latency_of(results: Row, case: str) -> str:
@@ -254,7 +312,7 @@ def _tuning(results: Row) -> str:
                 _share(row),
                 f"{row['evaluations']:g}",
                 f"{row['calibrations']}",
-                f"{row['peak_bytes'] / 2**20:.0f}" if row["peak_bytes"] else "not known",
+                _mib(row),
                 _tuned(row),
                 f"{row['speed'][0]:.2f}" if row["speed"] else "",
                 row["ended"],
@@ -263,6 +321,38 @@ def _tuning(results: Row) -> str:
     head = ("model", "goal", "how", "seconds", "of INC's time (asked)", "evaluations")
     more = ("calibrations", "peak, MiB", "drop; equal answers; SQNR", "times as fast", "ended")
     return table((*head, *more), lines) if lines else _NOTHING
+
+
+def _tuning_in_short(results: Row) -> str:
+    """One line a job: ours, and INC's beside it."""
+    lines = []
+    for _, both in groupby(results["tuning"], lambda row: row["case"]):
+        by_peer = {row["peer"]: row for row in both}
+        ours, theirs = by_peer["ours"], by_peer.get("inc-basic", {"failed": "not installed"})
+        pair = [ours, theirs]
+        lines.append(
+            [
+                _name(results, ours),
+                ours["goal"],
+                _two(pair, lambda row: f"{row['seconds']:.1f}"),
+                _share(ours),
+                _two(pair, lambda row: f"{row['evaluations']:g}"),
+                _two(pair, _mib),
+                _two(pair, _tuned),
+                _two(pair, lambda row: str(row["ended"])),
+            ]
+        )
+    head = ("model", "goal", "seconds: quantize / INC", "of INC's time (asked)")
+    more = ("evaluations", "peak, MiB", "drop; equal answers; SQNR", "ended")
+    return table((*head, *more), lines) if lines else _NOTHING
+
+
+def _two(rows: Sequence[Row], told: Callable[[Row], str]) -> str:
+    return " / ".join("did not run" if "failed" in row else told(row) for row in rows)
+
+
+def _mib(row: Row) -> str:
+    return f"{row['peak_bytes'] / 2**20:.0f}" if row["peak_bytes"] else "not known"
 
 
 def _share(row: Row) -> str:
@@ -288,87 +378,21 @@ def _script(name: str, found: Row) -> str:
 
 
 def _behind(results: Row, causes: Causes) -> str:
-    lines = [*_slower(results, causes), *_less_accurate(results, causes), *_longer(results, causes)]
+    lines = behind.by_model(behind.entries(results, causes))
     if not lines:
-        return "Nowhere in this run."
+        return _NOWHERE
     return table(("model", "against", "in", "by how much", "cause"), lines)
 
 
-def _slower(results: Row, causes: Causes) -> list[list[str]]:
-    """Latency rows of one model, peer and cause make one line."""
-    rows = [
-        (row["case"], row["peer"], causes.of(row["id"]), row)
-        for row in results["latency"]
-        if row["rival"] and row.get("standing") == "behind"
-    ]
-    rows.sort(key=lambda entry: entry[:3])
-    lines = []
-    for (case, peer, cause), entries in groupby(rows, lambda entry: entry[:3]):
-        found = [entry[3] for entry in entries]
-        times = sorted(row["ratio"]["value"] for row in found)
-        where = ", ".join(f"{row['batch']} on {row['threads']}" for row in found)
-        how = f"{times[0]:.2f}" + (f" to {times[-1]:.2f}" if len(times) > 1 else "")
-        name = str(results["cases"][case]["name"])
-        told = f"{how} times as fast"
-        place = f"time, batch on threads: {where}"
-        cause = _of_the_runtime(results, found) if cause == UNKNOWN else cause
-        lines.append([name, _peer(results, peer), place, told, cause])
-    return lines
+def _behind_in_short(results: Row, causes: Causes) -> str:
+    lines = behind.by_cause(behind.entries(results, causes))
+    if not lines:
+        return _NOWHERE
+    head = ("against", "in", "where (times: batch on threads)", "by how much", "cause")
+    return table(head, lines)
 
 
-def _of_the_runtime(results: Row, rows: Sequence[Row]) -> str:
-    """Where our own file takes no longer in a peer's runtime, that is the cause."""
-    twin = f"ours-{results['peers'][rows[0]['peer']].get('runtime')}"
-    shares = [
-        seen["ms"]["value"] / row["ms"]["value"]
-        for row in rows
-        for seen in results["latency"]
-        if seen["peer"] == twin and "failed" not in seen
-        if all(seen[key] == row[key] for key in ("case", "batch", "threads"))
-    ]
-    if len(shares) < len(rows) or max(shares) > _NO_LONGER:
-        return UNKNOWN
-    return (
-        "the runtime, not the file: run there, quantize's takes"
-        f" {min(shares):.2f} to {max(shares):.2f} of its time"
-    )
-
-
-_NO_LONGER = 1.05
-
-
-_ASPECTS = {"top1": ("top-1", "points"), "agreement": ("equal answers", "points")}
-_ASPECTS |= {"sqnr_db": ("SQNR", "dB")}
-
-
-def _less_accurate(results: Row, causes: Causes) -> list[list[str]]:
-    return [
-        [
-            _name(results, row),
-            _peer(results, row["peer"]),
-            _ASPECTS[aspect][0],
-            f"{span['value']:+.2f} {_ASPECTS[aspect][1]}",
-            causes.of(row["id"]),
-        ]
-        for row in results["accuracy"]
-        if row["rival"]
-        for aspect, span in row.get("against", {}).items()
-        if span["standing"] == "behind"
-    ]
-
-
-def _longer(results: Row, causes: Causes) -> list[list[str]]:
-    return [
-        [
-            f"{_name(results, row)}, {row['goal']}",
-            "INC `basic`",
-            "time of tuning",
-            f"{row['share']:.2f} of its time, at most {row['asked']:g} asked",
-            causes.of(row["id"]),
-        ]
-        for row in results["tuning"]
-        if row.get("standing") == "behind"
-    ]
+_NOWHERE = "Nowhere in this run."
 
 
 def _failed(results: Row) -> str:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,10 @@ SCRIPTS = ("calibration", "data_path", "growth")
 `benchmarks/NAME.py --shared FOLDER [--quick] --json FILE`."""
 
 BATCHES = (1, 8, 32)
-SCRIPT_SECONDS = 3600.0
+SCRIPT_SECONDS = 1500.0
 _ANSWER_SECONDS = 1200.0
-_TUNING_SECONDS = 600.0
-_FULL, _QUICK = Rounds(100, 60.0), Rounds(8, 2.0)
+_TUNING_SECONDS = 240.0
+_FULL, _QUICK = Rounds(100, 40.0, enough=12.0), Rounds(8, 2.0)
 
 Say = Callable[[str], None]
 
@@ -119,6 +119,7 @@ class Suite:
             "accuracy": [],
             "tuning": [],
             "scripts": {},
+            "spent": {},
         }
 
     def run(self, say: Say) -> dict[str, Any]:
@@ -129,18 +130,30 @@ class Suite:
         """
         start = time.monotonic()
         make_folder(self.plan.output)
-        self._prepare_environments(say)
+        with self._spending("environments"):
+            self._prepare_environments(say)
         for case in self.cases:
             self._case(case, say)
             self._keep(start)
         if "scripts" in self.plan.parts:
             for name in SCRIPTS:
                 say(f"{name}: its own script")
-                self.results["scripts"][name] = self._script(name)
+                with self._spending(name):
+                    self.results["scripts"][name] = self._script(name)
                 self._keep(start)
         self.results["machine"]["load_after"] = machine.load()
         self._keep(start)
         return self.results
+
+    @contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        """Adds to the seconds that one kind of work takes in all cases together."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.results["spent"]
+            spent[what] = round(spent.get(what, 0.0) + time.monotonic() - start, 1)
 
     def _keep(self, start: float) -> None:
         self.results["seconds"] = round(time.monotonic() - start, 1)
@@ -183,15 +196,17 @@ class Suite:
             self._measure(files, say)
         if "tuning" in self.plan.parts:
             say(f"{case.key}: tuning")
-            self.results["tuning"] += tuning.measure(
-                files,
-                seconds=0.0 if self.plan.quick else _TUNING_SECONDS,
-                patience=1.5 if self.plan.quick else 6.0,
-                with_inc=inc.available() is None,
-            )
+            with self._spending("tuning"):
+                self.results["tuning"] += tuning.measure(
+                    files,
+                    seconds=0.0 if self.plan.quick else _TUNING_SECONDS,
+                    patience=1.5 if self.plan.quick else 5.5,
+                    with_inc=inc.available() is None,
+                )
 
     def _measure(self, case: Ready, say: Say) -> None:
-        made = list(self._files(case, say))
+        with self._spending("files"):
+            made = list(self._files(case, say))
         self.results["made"] += [
             {
                 "case": case.case.key,
@@ -207,11 +222,14 @@ class Suite:
                 for setting in self._settings():
                     say(f"{case.case.key}: batch {setting.batch}, {setting.threads} threads")
                     rounds = _QUICK if self.plan.quick else _FULL
-                    rows = latency.measure(case, made, servers, setting, rounds)
+                    with self._spending("latency"):
+                        rows = latency.measure(case, made, servers, setting, rounds)
                     self.results["latency"] += rows
             if "accuracy" in self.plan.parts:
                 say(f"{case.case.key}: accuracy")
-                self.results["accuracy"] += accuracy.measure(case, made, servers, cores())
+                with self._spending("accuracy"):
+                    rows = accuracy.measure(case, made, servers, cores())
+                self.results["accuracy"] += rows
 
     def _files(self, case: Ready, say: Say) -> Iterator[Made]:
         ours = Made(OURS, None, "not made")

@@ -99,6 +99,7 @@ def results():
                 "failed": "failed: it died",
             },
         ],
+        "spent": {"files": 12.0, "data_path": 60.0},
         "scripts": {"growth": {"failed": "no"}, "data_path": {"markdown": "| x |\n"}},
     }
 
@@ -106,7 +107,7 @@ def results():
 def test_the_page_holds_every_part(results):
     text = page.whole(results, CAUSES)
     assert "Load 0.5 before, 1.5 after." in text
-    assert "took 1.5 minutes." in text
+    assert "took 1.5 minutes (data path 1.0, files 0.2)." in text
     assert (
         "| Small \\| net | 1 | 1 | 1 | 3 | 3.00 | Them | 2 | 2.00 (1.99 to 2.01) | ahead |" in text
     )
@@ -134,22 +135,37 @@ def test_every_row_that_is_behind_stands_there_with_its_cause(results):
     ]
 
 
-@pytest.mark.parametrize(
-    ("ms", "cause"),
-    [
-        (0.51, "the runtime, not the file: run there, quantize's takes 1.02 to 1.02 of its time"),
-        (0.6, "not known yet"),
-        (None, "not known yet"),
-    ],
-)
-def test_a_runtime_in_which_our_file_is_as_fast_is_the_cause(results, ms, cause):
-    results["peers"]["them"]["runtime"] = "fast"
-    results["peers"]["ours-fast"] = {"name": "there", "environment": "x", "runtime": "fast"}
-    if ms:
-        results["latency"].insert(4, latency_row("ours-fast", 1, ms, 2.0))
-        results["latency"].append(latency_row("ours-fast", 2, ms, 0.5))
-    text = page.whole(results, Causes())
-    assert f"| 0.50 times as fast | {cause} |" in text
+def test_the_excerpt_has_a_line_for_each_model(results):
+    text = page.excerpt(results, CAUSES)
+    assert (
+        "| Small \\| net | 1 | 3.00 | Them | 2.00 (1.99 to 2.01) | 1 / 0 / 1"
+        " | 0.50; 99.0 %; 30.0 dB |" in text
+    )
+    assert (
+        "| Small \\| net | relative: 0.01 | 10.0 / did not run | 1.50 (at most 1.25): behind"
+        " | 5.25 / did not run | 3 / did not run | 99.0 %; exact / did not run"
+        " | exit 3 / did not run |" in text
+    )
+    assert "| Them | time | Small \\| net (1 on 2) | 0.50 times as fast | its kernels |" in text
+
+
+def test_a_model_whose_peers_all_failed_still_has_its_line(results):
+    results["latency"] = [row for row in results["latency"] if row["peer"] != "them"]
+    results["accuracy"], results["tuning"] = [], results["tuning"][:1]
+    text = page.excerpt(results, CAUSES)
+    assert "| Small \\| net | 1 | 3.00 | none ran |  | 0 / 0 / 0 |  |" in text
+    assert "| 10.0 / did not run |" in text
+
+
+def test_noise_is_what_our_file_does_against_itself(results):
+    assert "Noise:" not in page.whole(results, CAUSES)
+    results["peers"]["ours-again"] = {"name": "again"}
+    for threads, ratio, standing in ((1, 0.99, "behind"), (2, 1.004, "equal")):
+        row = latency_row("ours-again", threads, 1.0, ratio) | {"standing": standing}
+        results["latency"].insert(4 if threads == 1 else len(results["latency"]), row)
+    said = "is 0.990 to 1.004 times as fast, and called equal in 1 of 2 settings"
+    assert said in page.whole(results, CAUSES)
+    assert said in page.excerpt(results, CAUSES)
 
 
 def test_what_did_not_run_says_how_once(results):
@@ -167,6 +183,7 @@ def test_what_did_not_run_says_how_once(results):
 def test_nothing_behind_and_nothing_measured_are_said(results):
     for part in ("latency", "accuracy", "tuning", "made"):
         results[part] = []
+    del results["spent"]
     del results["cases"]["absent"]
     text = page.whole(results, CAUSES)
     assert "Nowhere in this run." in text

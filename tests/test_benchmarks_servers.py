@@ -13,6 +13,7 @@ from benchmarks.cases import CASES, Ready
 from benchmarks.latency import Rounds, Setting
 from benchmarks.peers import AGAIN, FLOAT, OURS, PEERS, Made
 from benchmarks.servers import Server, ServerError
+from benchmarks.standing import Span, ratio
 from models import labels_of, prepared, tiny_dataset
 
 OPENVINO = next(peer for peer in PEERS if peer.runtime == "openvino")
@@ -72,11 +73,40 @@ def test_all_files_have_a_row_and_those_that_ran_the_same_rounds(case, server):
 
 def test_rounds_end_with_the_time_but_not_before_there_is_an_interval(case, server):
     files, passed = [Made(OURS, case.model)], iter(range(0, 10_000, 100))
-    rounds = Rounds(1000, 150.0)
+    rounds = Rounds(1000, 750.0)
     rows = latency.measure(
         case, files, {"onnxruntime": server}, Setting(1, 1), rounds, lambda: next(passed)
     )
     assert len(rows[0]["rounds_s"]) == latency.LEAST_ROUNDS + 1
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "width", "over"),
+    [
+        (5, 99.0, 0.0, False),  # no interval yet
+        (6, 4.0, 0.0, False),  # narrow, but too early
+        (6, 5.1, 0.019, True),
+        (6, 5.1, 0.021, False),
+        (6, 30.1, 0.5, True),  # out of time
+        (50, 0.1, 0.5, True),  # all rounds done
+    ],
+)
+def test_rounds_end_when_all_intervals_are_narrow(done, seconds, width, over):
+    wide = [Span(2.0, 2.0, 2.0), Span(1.0, 1.0 - width / 2, 1.0 + width / 2)]
+    assert Rounds(50, 30.0, enough=5.0).over(done, seconds, lambda: wide) is over
+
+
+def test_narrow_intervals_hold_the_truth_as_often_as_others():
+    rng, rounds, held = np.random.default_rng(0), Rounds(100, 40.0, enough=12.0), 0
+    for _ in range(300):
+        ours, theirs = rng.lognormal(0, 0.015, (2, 100))
+        done = next(
+            done
+            for done in range(1, 101)
+            if rounds.over(done, 0.4 * done, lambda: [ratio(ours[:done], theirs[:done])])  # noqa: B023
+        )
+        held += ratio(ours[:done], theirs[:done]).standing(1.0) == "equal"
+    assert held / 300 >= 0.93
 
 
 def test_scores_are_those_of_the_holdout_whatever_the_batch(case, server):

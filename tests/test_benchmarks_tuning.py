@@ -61,7 +61,7 @@ def runner(folder, *, ours=0, basic=BASIC, seconds=(8.0, 6.0, 7.0)):
 
 
 def test_the_turn_of_median_time_is_told_with_the_times_of_all(case):
-    play = runner(case.folder)
+    play = runner(case.folder)  # shares around 0.2
     ours, theirs = measure(case, seconds=1e9, patience=6, with_inc=True, runner=play)
     assert (ours["seconds"], ours["every"]) == (7.0, [8.0, 6.0, 7.0])
     assert (ours["evaluations"], ours["candidates"], ours["calibrations"]) == (5.25, 4, 2)
@@ -92,6 +92,30 @@ def test_a_loop_that_was_cut_off_gives_a_bound(case):
     play = runner(case.folder, basic=told)
     ours, theirs = measure(case, seconds=0, patience=6, with_inc=True, runner=play)
     assert (ours["bound"], theirs["ended"]) == (True, "cut off")
+
+
+@pytest.mark.parametrize(
+    ("changes", "turns"),
+    [
+        ({"seconds": 40.0}, 3),  # 0.2, as asked
+        ({"seconds": 81.0}, 1),  # less than half of what is asked
+        ({"seconds": 19.9}, 1),  # more than twice as much
+        ({"seconds": 19.9, "first_passes": True}, 1),  # 0.4, where 1.25 is asked
+        ({"seconds": 8.0, "first_passes": True}, 3),
+        ({"seconds": 40.0, "cut_off": True, "content": False}, 1),  # it would be again
+    ],
+)
+def test_a_share_that_leaves_no_doubt_needs_no_second_turn(case, changes, turns):
+    play = runner(case.folder, basic=BASIC | changes, seconds=(8.0, 8.0, 8.0))
+    ours, theirs = measure(case, seconds=1e9, patience=6, with_inc=True, runner=play)
+    assert (len(ours["every"]), len(theirs["every"])) == (turns, turns)
+
+
+@pytest.mark.parametrize("failure", [{"ours": 2}, {"basic": {"failed": "INC died"}}])
+def test_what_failed_gets_no_second_turn(case, failure):
+    play = runner(case.folder, **failure)
+    measure(case, seconds=1e9, patience=6, with_inc=True, runner=play)
+    assert len(play.told) == 2
 
 
 def test_failures_are_rows(case):
