@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -28,6 +29,7 @@ from quantize.job import Images, open_job
 
 ROOT = Path(__file__).parent.parent
 TOPOLOGY = "resnet50-v1 topology"
+MIXED = "calibration.txt"
 PEERS_OPSET = 13
 """What the peers get: below it QDQ knows no scale per channel, and some write broken files."""
 
@@ -80,16 +82,31 @@ class Case:
             folder: of the case.
             shared: of models and images.
         """
-        if self.images == "cifar":
-            loaders = [self._cifar(shared, part) for part in ("train", "test")]
-        elif self.images == "digits":
-            loaders = [_folder_of_images(folder / part) for part in ("calibration", "evaluation")]
-        else:
+        if self.images == "imagenet":
             images = shared / "data" / "imagenet-sample"
             loaders = [self._imagenet(images if images.is_dir() else folder / "images")] * 2
+        else:
+            calibration, evaluation = self.class_folders(folder, shared)
+            listed = f"data_path: '{calibration}', image_list: '{folder / MIXED}'"
+            loaders = [
+                self._scaled(f"ImagenetRaw: {{{listed}}}"),
+                self._scaled(f"ImageFolder: {{root: '{evaluation}'}}"),
+            ]
         return _TEMPLATE.format(
             name=self.key, calibration=loaders[0], evaluation=loaders[1], goal=self.goal
         )
+
+    def class_folders(self, folder: Path, shared: Path) -> tuple[Path, Path]:
+        """The roots of small images, a folder for each class: to calibrate and to evaluate.
+
+        Args:
+            folder: of the case.
+            shared: of models and images.
+        """
+        if self.images == "digits":
+            return folder / "calibration", folder / "evaluation"
+        cifar = shared / "data" / "cifar10"
+        return cifar / "train", cifar / "test"
 
     def _imagenet(self, images: Path) -> str:
         half = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
@@ -100,16 +117,29 @@ class Case:
             f" {half if self.trained else standard}}}}}}}"
         )
 
-    def _cifar(self, shared: Path, part: str) -> str:
+    def _scaled(self, dataset: str) -> str:
         resize = f"Resize: {{size: {self.size}}}, " if self.size != 32 else ""
-        return _folder_of_images(shared / "data" / "cifar10" / part, resize)
+        return (
+            f"{{batch_size: 50, dataset: {{{dataset}}}, transform: {{{resize}Rescale: ,"
+            f" {_IMAGENET_NORM}, Transpose: {{perm: [2, 0, 1]}}, Cast: {{dtype: float32}}}}}}"
+        )
 
 
-def _folder_of_images(root: Path, resize: str = "") -> str:
-    return (
-        f"{{batch_size: 50, dataset: {{ImageFolder: {{root: '{root}'}}}}, transform: {{{resize}"
-        f"Rescale: , {_IMAGENET_NORM}, Transpose: {{perm: [2, 0, 1]}}, Cast: {{dtype: float32}}}}}}"
-    )
+def mixed(root: Path) -> str:
+    """An image list of class folders, an image of each class in turn.
+
+    In the order of the folders the first hundred, which calibrate, would be of one class or two.
+
+    Args:
+        root: holds a folder for each class.
+    """
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    of_class = [
+        [f"{name}/{file.name} {label}" for file in sorted((root / name).iterdir())]
+        for label, name in enumerate(names)
+    ]
+    lines = [line for turn in zip_longest(*of_class) for line in turn if line]
+    return "".join(f"{line}\n" for line in lines)
 
 
 _MOBILENET = "mobilenet_v1_0.75_224.onnx"
@@ -177,6 +207,8 @@ def ready(case: Case, shared: Path, root: Path) -> Ready:
     model = _model(case, shared, folder)
     if case.images == "cifar" and not (shared / "data" / "cifar10").is_dir():
         raise CaseError(f"not measured: {shared.name}/data/cifar10 is not here")
+    if case.images != "imagenet":
+        (folder / MIXED).write_text(mixed(case.class_folders(folder, shared)[0]))
     config = folder / "job.yaml"
     config.write_text(case.config(folder, shared))
     upgraded = _upgraded(model, folder / "upgraded.onnx")

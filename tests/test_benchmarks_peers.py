@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import peers
-from benchmarks.cases import CASES, CaseError, Ready, ready
+from benchmarks.cases import CASES, MIXED, CaseError, Ready, mixed, ready
 from benchmarks.environments import PROJECT, Environment, InstallError
 from benchmarks.peers import OURS, PEERS, choose, environment_of, make, make_ours
 from benchmarks.process_tree import Ended
@@ -129,7 +129,18 @@ def test_the_digits_need_nothing_but_the_package(tmp_path):
     found = ready(CASES[0], tmp_path / "nowhere", tmp_path)
     assert found.input == "image"
     assert found.upgraded == found.model
-    assert [path.is_file() for path in (found.calibration, found.holdout, found.labels)]
+    assert all(path.is_file() for path in (found.calibration, found.holdout, found.labels))
+    listed = (found.folder / MIXED).read_text().splitlines()
+    assert [line.split()[1] for line in listed[:20]] == list("0123456789") * 2
+    assert len(listed) == len(list((found.folder / "calibration").rglob("*.png")))
+
+
+def test_a_mixed_list_takes_a_class_after_the_other_and_loses_nothing(tmp_path):
+    for name, count in (("b", 3), ("a", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").touch()
+    assert mixed(tmp_path) == "a/0.png 0\nb/0.png 1\nb/1.png 1\nb/2.png 1\n"
 
 
 def test_every_case_has_a_key_of_its_own():
