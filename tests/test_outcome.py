@@ -143,6 +143,7 @@ def test_arrays_of_the_outcome_are_in_the_order_of_the_images(done):
     job, result = done
     with np.load(job.run / "outcomes.npz", allow_pickle=False) as arrays:
         assert len(set(arrays["digest"].tolist())) == result.verdict.images
+        assert arrays["digest"].dtype == "S64"  # memory that grows with the images
         right = arrays["int8_top5"][:, 0] == arrays["label"]
         assert right.mean() == result.verdict.int8_top1
         assert arrays["label"].dtype == arrays["float_top5"].dtype == np.int64

@@ -55,13 +55,16 @@ def evidence(
     """
     if found.best is None:
         raise ValueError("the search has no candidate to look into")
-    names = {sample.digest: sample.name for sample in job.holdout.samples}
-    drops = class_drops(proof.comparison)
+    seen = proof.comparison
+    differing = np.flatnonzero(seen.float_.predicted != seen.int8.predicted)
+    few = {seen.float_.digests[index] for index in differing}
+    names = {sample.digest: sample.name for sample in job.holdout.samples if sample.digest in few}
+    drops = class_drops(seen)
     return Tables(
         _with_overflows(
             _layer_rows(job, workshop, found.best.plan, best, on_progress), job, workshop, best
         ),
-        tuple(changes(proof.comparison, names)),
+        tuple(changes(seen, names)),
         None if drops is None else tuple(drops),
     )
 
