@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
-    parser.add_argument("--patience", type=float, default=900.0, help="Seconds for one figure.")
+    parser.add_argument("--patience", type=float, default=300.0, help="Seconds for one figure.")
     parser.add_argument("--quick", action="store_true", help="few images: does it run?")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)

@@ -32,9 +32,13 @@ from quantize.job import open_job
 from quantize.probe import run_once
 from quantize.runtime import cores, cpu
 
-SIZES = (500, 5_000, 50_000)
+SIZES = {
+    "calibrate": (500, 5_000, 20_000),  # all of which it calibrates on
+    "tune": (500, 5_000, 50_000),
+    "verify": (500, 5_000, 50_000),
+}
+VERBS = tuple(SIZES)
 QUICK = (200, 600)  # two: it shows that it runs, not a line
-VERBS = ("calibrate", "tune", "verify")
 CALIBRATION = 100
 _MARGIN = 60
 _ENOUGH = 500
@@ -206,7 +210,7 @@ def main() -> None:
     """Measure all points and write what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", type=int, nargs="+", help="of each verb, not its own")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS))
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
     parser.add_argument("--json", type=Path)
@@ -222,7 +226,8 @@ def main() -> None:
         return
     points: list[Point] = []
     for verb in chosen.verbs:
-        for count in QUICK if chosen.quick else sorted(chosen.sizes):
+        own = QUICK if chosen.quick else SIZES[verb]
+        for count in sorted(chosen.sizes or own):
             points.append(measure(verb, count, chosen.shared))
             print(f"{points[-1]}", file=sys.stderr)
     lines = [line_of([p for p in points if p.verb == verb]) for verb in chosen.verbs]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.cases import Ready
-from benchmarks.peers import Made, RuntimeName
+from benchmarks.peers import AGAIN, OURS, Made, RuntimeName
 from benchmarks.servers import Server, ServerError
 from benchmarks.standing import LEAST_ROUNDS, Span, ratio, spread
 
@@ -58,6 +58,9 @@ class Rounds:
         return seconds > self.enough and all(
             one.high - one.low <= NARROW * one.value for one in ratios()
         )
+
+
+FULL, QUICK = Rounds(100, 30.0, enough=10.0), Rounds(8, 2.0)
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,8 @@ def _loaded(made: Made, case: Ready, servers: Servers, setting: Setting) -> _Tur
 
 def _ratios(turns: Sequence[_Turn]) -> list[Span]:
     """Of every file to ours, where ours runs."""
-    ours = [turn for turn in turns if turn.made.peer.key == "ours"]
-    others = [turn for turn in turns if turn.made.peer.key != "ours"]
+    ours = [turn for turn in turns if turn.made.peer == OURS]
+    others = [turn for turn in turns if turn.made.peer != OURS]
     return [ratio(ours[0].seconds, turn.seconds) for turn in others] if ours else []
 
 
@@ -170,7 +173,8 @@ def _rows(
     failed: Mapping[str, str],
     turns: Mapping[str, _Turn],
 ) -> list[dict[str, Any]]:
-    ours = turns.get("ours")
+    ours, twice = turns.get(OURS.key), turns.get(AGAIN.key)
+    again = ratio(ours.seconds, twice.seconds) if ours and twice else None
     rows = []
     for made in files:
         key = made.peer.key
@@ -187,8 +191,9 @@ def _rows(
             continue
         seconds = turns[key].seconds
         row |= {"ms": spread(seconds).to_json(), "rounds_s": [round(s, 9) for s in seconds]}
-        if ours and key != "ours":
+        if ours and key != OURS.key:
             faster = ratio(ours.seconds, seconds)
-            row |= {"ratio": faster.to_json(), "standing": faster.standing(1.0)}
+            standing = faster.standing(1.0) if key == AGAIN.key else faster.beyond(again)
+            row |= {"ratio": faster.to_json(), "standing": standing}
         rows.append(row)
     return rows

@@ -11,22 +11,26 @@ from typing import Any
 
 from benchmarks import behind, machine
 from benchmarks.causes import Causes
-from benchmarks.standing import best
+from benchmarks.latency import FULL, NARROW
+from benchmarks.standing import LEAST_ROUNDS, best
 from benchmarks.tables import table, write_between
 from quantize.files import write_atomic
 
 Row = Mapping[str, Any]
 
-HOW_TO_READ = """\
+HOW_TO_READ = f"""\
 - **Time** is milliseconds of one run: the median of interleaved rounds, and in brackets where the
   middle 80 % of the rounds lie. In each round every file has one turn, in an order that is drawn
   anew, so what slows the machine slows all. Each runtime is a process of its own that holds the
   files loaded. All ONNX files run in the same onnxruntime.
 - **Times as fast** is theirs / ours of each round: its median and the 95 % interval of that median
-  (order statistics). **Equal** means that the interval holds 1: equal within noise. Of equal files
-  one in twenty is called ahead or behind all the same. Against float32 the arithmetic allows 4.
-  "quantize, loaded twice" is our file against itself: how far its ratio is from 1 is what this
-  method cannot see.
+  (order statistics). "quantize, loaded twice" is our file against itself: how far its ratio is
+  from 1 is what this method cannot see. **Equal** means equal within noise: the interval holds 1,
+  or overlaps the one of our file loaded twice. Of equal files up to one in twenty is called ahead
+  or behind all the same. Against float32 the arithmetic allows 4.
+- **Rounds**: at most {FULL.most} for a setting, or as many as {FULL.seconds:g} s hold, but at least
+  {LEAST_ROUNDS}; after {FULL.enough:g} s none is added once every interval is at most {NARROW:.0%}
+  wide, wherever it lies.
 - **OpenVINO** computes what is left float in bf16 where the processor can, so its times are held
   against ours, not against its own float. "quantize, in OpenVINO" is our file, run there.
 - **Drop** is float top-1 minus int8 top-1 in points on one holdout, with Tango's 95 % interval;

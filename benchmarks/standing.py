@@ -2,7 +2,8 @@
 
 Equal within noise means: the 95 % interval of the difference holds "none". For times that is the
 ratio theirs / ours of each interleaved round, its median and the interval of that median, against
-1; for accuracy the paired difference over the same images, against 0.
+1, and against our own file loaded twice, which rounds cannot tell: where its memory lies. For
+accuracy it is the paired difference over the same images, against 0.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ class Span:
         if self.low > none:
             return "ahead"
         return "behind" if self.high < none else "equal"
+
+    def beyond(self, again: Span | None) -> Standing:
+        """The same for a ratio of times, equal where it cannot be told from our file's own.
+
+        Args:
+            again: ratio of our file, loaded twice; None where it was not measured.
+        """
+        overlaps = again is not None and self.low <= again.high and again.low <= self.high
+        return "equal" if overlaps else self.standing(1.0)
 
 
 def spread(seconds: Sequence[float]) -> Span:

@@ -23,7 +23,7 @@ from benchmarks.environments import (
     reason,
     without_folders,
 )
-from benchmarks.latency import Rounds, Setting
+from benchmarks.latency import Setting
 from benchmarks.peers import (
     AGAIN,
     FLOAT,
@@ -49,8 +49,7 @@ SCRIPTS = ("calibration", "data_path", "growth")
 BATCHES = (1, 8, 32)
 SCRIPT_SECONDS = 1500.0
 _ANSWER_SECONDS = 1200.0
-_TUNING_SECONDS = 240.0
-_FULL, _QUICK = Rounds(100, 40.0, enough=12.0), Rounds(8, 2.0)
+_TUNING_SECONDS = 150.0
 
 Say = Callable[[str], None]
 
@@ -178,6 +177,8 @@ class Suite:
             self.results["peers"][peer.key] = entry
 
     def _case(self, case: Case, say: Say) -> None:
+        if not case.measured and "tuning" not in self.plan.parts:
+            return
         say(f"{case.key}: model and images")
         try:
             files = ready(case, self.plan.shared, self.plan.output)
@@ -221,7 +222,7 @@ class Suite:
             if "latency" in self.plan.parts:
                 for setting in self._settings():
                     say(f"{case.case.key}: batch {setting.batch}, {setting.threads} threads")
-                    rounds = _QUICK if self.plan.quick else _FULL
+                    rounds = latency.QUICK if self.plan.quick else latency.FULL
                     with self._spending("latency"):
                         rows = latency.measure(case, made, servers, setting, rounds)
                     self.results["latency"] += rows

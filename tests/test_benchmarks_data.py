@@ -63,6 +63,13 @@ def test_a_line_goes_through_its_points():
     )
 
 
+def test_each_verb_has_sizes_enough_for_a_line():
+    growth = script("growth")
+    assert set(growth.SIZES) == {"calibrate", "tune", "verify"}
+    assert all(len(sizes) >= 3 for sizes in growth.SIZES.values())
+    assert growth.SIZES["tune"][-1] == growth.SIZES["verify"][-1] == 50_000
+
+
 def test_all_ways_that_should_prepare_the_same_image(tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(jpeg())

@@ -256,6 +256,13 @@ def test_a_run_without_its_models_ends_with_rows_that_say_so(tmp_path):
     assert said == ["resnet20: model and images"]
 
 
+def test_a_case_that_is_only_tuned_is_left_alone_without_tuning(tmp_path):
+    said = []
+    asked = plan(tmp_path, only="mobilenet-0.005", parts=("accuracy",), shared=tmp_path / "none")
+    Suite(asked).run(said.append)
+    assert said == []
+
+
 def test_a_script_of_its_own_gives_what_it_prints_and_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.suite.ROOT", tmp_path)
     (tmp_path / "benchmarks").mkdir()

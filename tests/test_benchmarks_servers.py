@@ -97,13 +97,13 @@ def test_rounds_end_when_all_intervals_are_narrow(done, seconds, width, over):
 
 
 def test_narrow_intervals_hold_the_truth_as_often_as_others():
-    rng, rounds, held = np.random.default_rng(0), Rounds(100, 40.0, enough=12.0), 0
+    rng, held = np.random.default_rng(0), 0
     for _ in range(300):
         ours, theirs = rng.lognormal(0, 0.015, (2, 100))
         done = next(
             done
             for done in range(1, 101)
-            if rounds.over(done, 0.4 * done, lambda: [ratio(ours[:done], theirs[:done])])  # noqa: B023
+            if latency.FULL.over(done, 0.4 * done, lambda: [ratio(ours[:done], theirs[:done])])  # noqa: B023
         )
         held += ratio(ours[:done], theirs[:done]).standing(1.0) == "equal"
     assert held / 300 >= 0.93

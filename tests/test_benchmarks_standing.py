@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.standing import (
@@ -20,6 +20,7 @@ seconds = st.floats(1e-6, 1e3)
 rounds = st.lists(st.tuples(seconds, seconds), min_size=LEAST_ROUNDS, max_size=40)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(rounds)
 def test_the_interval_holds_the_median_and_turns_around_with_the_sides(pairs):
     ours, theirs = zip(*pairs, strict=True)
@@ -29,10 +30,30 @@ def test_the_interval_holds_the_median_and_turns_around_with_the_sides(pairs):
     assert turned.standing(1.0) == opposite[seen.standing(1.0)]
 
 
+@settings(deadline=None)
 @given(st.lists(seconds, min_size=LEAST_ROUNDS, max_size=40))
 def test_the_same_times_are_equal(times):
     assert ratio(times, times) == Span(1.0, 1.0, 1.0)
     assert ratio(times, times).standing(1.0) == "equal"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "standing"),
+    [
+        (1.03, 1.05, "ahead"),
+        (1.01, 1.05, "equal"),  # as our own file is
+        (0.99, 1.005, "equal"),
+        (0.95, 0.99, "equal"),
+        (0.95, 0.97, "behind"),
+    ],
+)
+def test_what_cannot_be_told_from_our_own_file_is_equal(low, high, standing):
+    assert Span(1.0, low, high).beyond(Span(1.0, 0.98, 1.02)) == standing
+
+
+@pytest.mark.parametrize(("low", "standing"), [(0.95, "equal"), (1.01, "ahead")])
+def test_without_our_file_twice_the_interval_has_to_leave_out_one(low, standing):
+    assert Span(1.0, low, 1.05).beyond(None) == standing
 
 
 def test_a_slow_moment_that_hits_both_changes_no_ratio():
