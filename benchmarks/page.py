@@ -363,7 +363,8 @@ def _share(row: Row) -> str:
     if "share" not in row:
         return ""
     most = "< " if row["bound"] else ""
-    return f"{most}{row['share']:.2f} (at most {row['asked']:g}): {row['standing']}"
+    loop = f"{most}{row['share_of_loop']:.2f} of its loop alone"
+    return f"{most}{row['share']:.2f} (at most {row['asked']:g}): {row['standing']}; {loop}"
 
 
 def _tuned(row: Row) -> str:

@@ -1,8 +1,11 @@
 """Part 2: the whole command against INC's `basic` loop: time, evaluations, calibrations, memory.
 
-Both get the same float model, images and goal, and take turns. Ours is the whole command: start,
-inputs checked, search, verdict on the holdout, both timings. INC's time is its loop alone, without
-start and timing, and is cut off at `patience` times ours: a share that reads "< 0.2" is a bound.
+Both get the same float model, images and goal, and take turns. Both times are those of a process,
+from its start until goal and speed floor are met or given up. Ours is the whole command: inputs
+checked, search, verdict on images that the search did not see, both timings, report. INC's is its
+import, its loop, which is judged by the images it was tuned on, and one timing; what is then told
+of its model is left out. Its loop is cut off at `patience` times ours: a share that reads "< 0.2"
+is a bound. `loop_seconds` is its loop alone.
 """
 
 from __future__ import annotations
@@ -74,6 +77,7 @@ def claim(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     asked = WHERE_FIRST_PASSES if theirs["first_passes"] else WHERE_FIRST_FAILS
     return {
         "share": share,
+        "share_of_loop": ours["seconds"] / theirs["loop_seconds"],
         "asked": asked,
         "bound": bool(theirs["cut_off"]),
         "standing": "ahead" if share <= asked else "behind",
@@ -156,6 +160,7 @@ def _basic(case: Ready, limit: float, runner: Run) -> dict[str, Any]:
     if "failed" in seen:
         return told | {"failed": f"failed: {seen['failed']}"}
     seen |= {
+        "seconds": ended.seconds - seen["aside_seconds"],
         "ended": _ended(seen),
         "met": seen["content"] and seen["fast_enough"],
         "evaluations": seen["trials"] + 1,

@@ -87,6 +87,7 @@ def results():
                 "seconds": 10.0,
                 "peak_bytes": 3 << 20,
                 "share": 1.5,
+                "share_of_loop": 1.75,
                 "asked": 1.25,
                 "bound": False,
                 "standing": "behind",
