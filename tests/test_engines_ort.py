@@ -339,3 +339,41 @@ def test_softmax_and_sigmoid_stay_float():
         made = ort.quantize(model, seen, plan(form))
         assert {"Softmax", "Sigmoid"} <= set(ops(made))
         assert answers(made, noise(4, 3, 8, 8))[0].shape == (4, 4)
+
+
+POOL = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        f"c = Conv(x, w, b) p = {POOL}(c) r = Relu(p) d = Conv(r, v)",
+        f"c = Conv(x, w, b) p = {POOL}(c) r = Relu(p) a = Add(r, p) d = Conv(a, v)",
+        "c = Conv(x, w, b) t = Transpose<perm=[0,2,3,1]>(c) r = Relu(t)"
+        " u = Transpose<perm=[0,3,1,2]>(r) d = Conv(u, v)",
+        "c = Conv(x, w, b) r = Relu(c) s = Conv(r, v) d = Add(s, c)",
+        "c = Conv(x, w, b) r = Relu(c) s = Clip(r, , high) d = Conv(s, v)",
+        "c = Conv(x, w, b) s = Clip(c, high) d = Conv(s, v)",
+        "c = Conv(x, w, b) p, q = Split<axis=1>(c) r = Relu(p) s = Concat<axis=1>(r, q)"
+        " d = Conv(s, v)",
+        "c = Conv(x, w, b) r = Relu(c) d = Conv(r, v, b)",
+        "p = Pad(x, borders, least) c = Conv(p, w, b) d = Conv(c, v)",
+        "c = Conv(x, w, b) p = Pad(c, borders, least) q = MaxPool<kernel_shape=[2,2]>(p)"
+        " d = Conv(q, v)",
+    ],
+)
+def test_no_relu_clip_or_bias_is_lost(form, nodes):
+    known = {"w": (8, 3, 1, 1), "v": (8, 8, 1, 1), "b": np.linspace(-1, 1, 8, dtype=np.float32)}
+    some = {"high": np.float32(0.5), "borders": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    some["least"] = np.float32(0 if "Pad(x" in nodes else np.finfo(np.float32).min)
+    known |= {name: value for name, value in some.items() if name in nodes}
+    tail = "g = GlobalAveragePool(d) f = Flatten(g) y = Gemm<alpha=0.5, beta=2.0>(f, k, h)"
+    text = f"(float[N,3,8,8] x) => (float[N,4] y) {{ {nodes} {tail} }}"
+    known |= {"k": (8, 4), "h": np.linspace(2, -2, 4, dtype=np.float32)}
+    model = prepare(build(text, **known), run_once, (3, 8, 8)).model
+    images = noise(8, 3, 8, 8)
+    made = ort.quantize(model, calibrate(model, [images], threads=1), plan(form))
+    exact, seen = answers(build(text, **known), images)[0], answers(made, images)[0]
+    power = np.square(exact - exact.mean()).sum()
+    assert 10 * np.log10(power / np.square(seen - exact).sum()) > 25

@@ -360,7 +360,9 @@ def test_an_identity_that_makes_an_output_stays():
         (13, "a = Dropout(x, half)", 1),
         (13, 'a = Dropout(x, half, "")', 1),
         (13, "a, mask = Dropout(x, half)", 0),
-        (13, "a = Dropout(x, half, train)", 0),
+        (13, "a = Dropout(x, half, no)", 1),
+        (13, "a = Dropout(x, none, yes)", 0),
+        (13, "a = Dropout(x, none, asked)", 0),
     ],
 )
 def test_dropout_vanishes_unless_it_trains_or_gives_its_mask(opset, node, count):
@@ -368,8 +370,13 @@ def test_dropout_vanishes_unless_it_trains_or_gives_its_mask(opset, node, count)
         f"(float[N,4,6,6] x) => (float[N,4,6,6] y) {{ {node} y = Relu(a) }}",
         opset=opset,
         half=np.array(0.5, np.float32),
-        train=np.array(False),
+        none=np.array(0.0, np.float32),
+        no=np.array(False),
+        yes=np.array(True),
     )
+    if "asked" in node:  # only the running model knows
+        asked = onnx.helper.make_node("Not", ["no"], ["asked"])
+        model.graph.node.insert(0, asked)
     assert applied(fold.identities, model) == count
 
 

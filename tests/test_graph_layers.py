@@ -207,6 +207,21 @@ def test_only_what_nothing_else_reads_is_absorbed(nodes, expected):
     assert absorbed(model) == expected
 
 
+def test_one_of_several_outputs_is_not_absorbed():
+    model = build(
+        "(float[N,4] x) => (float[N,4] y)"
+        " { a, b = Split<axis=1>(x) c = Relu(a) y = Concat<axis=1>(c, b) }"
+    )
+    assert absorbed(model) == {}
+
+
+def test_a_layer_of_doubles_is_none():
+    model = build(
+        "(double[N,5] x) => (double[N,3] y) { y = MatMul(x, w) }", w=np.ones((5, 3), np.float64)
+    )
+    assert layers(model) == ()
+
+
 def test_an_output_of_the_model_is_not_absorbed():
     model = build(
         "(float[N,5] x) => (float[N,5] h, float[N,5] y) { h = MatMul(x, w) y = Relu(h) }", w=(5, 5)

@@ -54,6 +54,11 @@ def values_of(plan, image):
         ("(float[N,3,8,8] x) => (float[N,3,8,8] y) { a = Clip(x, high, low) y = Neg(a) }", LIMITS),
         (
             """(float[N,3,8,8] x) => (float[N,3,8,8] y) {
+            c = Constant<value = float[1] {2.0}>() y = Mul(x, c) }""",
+            {},
+        ),
+        (
+            """(float[N,3,8,8] x) => (float[N,3,8,8] y) {
             m = ReduceMax<keepdims=0>(x) y = Clip(x, m) }""",
             {},
         ),

@@ -98,6 +98,14 @@ def test_a_share_is_that_of_all_positions(monkeypatch):
     assert of(quantized())["first"].seen is not None
 
 
+def test_a_gemm_that_turns_its_input_is_left_out():
+    model = quantized("qoperator")
+    gemm = next(node for node in model.graph.node if node.op_type == "QGemm")
+    assert gemm.name in {one.node for one in products(model)}
+    gemm.attribute.append(helper.make_attribute("transA", 1))
+    assert gemm.name not in {one.node for one in products(model)}
+
+
 def test_unsigned_weights_and_other_operators_are_none_of_ours():
     made = quantized()
     for tensor in made.graph.initializer:

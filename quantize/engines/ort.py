@@ -17,6 +17,7 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 
 from quantize.errors import EngineError
 from quantize.files import cannot_write
+from quantize.graph.activations import must_stay
 from quantize.graph.front import front_of, pixels_of, with_front
 from quantize.graph.layers import with_constants
 from quantize.graph.order import sort_nodes
@@ -123,7 +124,7 @@ def _quantizer(
         "activation_qType": QuantType.QUInt8,
         "tensors_range": ranges,
         "nodes_to_quantize": [],
-        "nodes_to_exclude": [*plan.keep_float, *added],
+        "nodes_to_exclude": [*plan.keep_float, *added, *_lost(model, plan)],
         "op_types_to_quantize": OPERATORS,
         "extra_options": {
             "WeightSymmetric": True,
@@ -134,6 +135,11 @@ def _quantizer(
     if plan.format == "qdq":
         return QDQQuantizer(model, **rest)
     return ONNXQuantizer(model, mode=QuantizationMode.QLinearOps, static=True, **rest)
+
+
+def _lost(model: onnx.ModelProto, plan: Plan) -> list[str]:
+    """The Relu and Clip that would vanish where their rounding is not that of what they read."""
+    return must_stay(model, passing_on=plan.format != "qdq")
 
 
 def _with_given(

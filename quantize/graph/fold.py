@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 _FACTORS = frozenset({"Add", "Mul"})
 _MOST_FOLDED_BYTES = 64 << 20
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {
         "Bernoulli",
         "Multinomial",
@@ -57,7 +57,7 @@ def constants(model: onnx.ModelProto) -> int:
 def _foldable(node: onnx.NodeProto, known: dict[str, Array], view: View) -> bool:
     return (
         node.domain in ("", "ai.onnx")
-        and node.op_type not in _RANDOM
+        and node.op_type not in RANDOM
         and all(not name or name in known for name in node.input)
         and not any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
         and all(name and name not in view.outputs for name in node.output)
@@ -104,7 +104,7 @@ def identities(model: onnx.ModelProto) -> int:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
         passes_through = node.op_type == "Identity" or (
-            node.op_type == "Dropout" and not any(node.output[1:]) and not _trains(node)
+            node.op_type == "Dropout" and not any(node.output[1:]) and not trains(node, view)
         )
         if passes_through and node.output[0] not in needed:
             renamed[node.output[0]] = node.input[0]
@@ -115,8 +115,14 @@ def identities(model: onnx.ModelProto) -> int:
     return removed
 
 
-def _trains(dropout: onnx.NodeProto) -> bool:
-    return len(dropout.input) > 2 and bool(dropout.input[2])
+def trains(node: onnx.NodeProto, view: View) -> bool:
+    """Whether a Dropout drops, or a BatchNormalization normalises by the batch."""
+    if node.op_type == "BatchNormalization":
+        return _attribute(node, "training_mode", 0) != 0
+    if node.op_type != "Dropout" or not any(node.input[2:]):
+        return False
+    asked = view.constant(node.input[2])
+    return asked is None or bool(asked.any())
 
 
 def batch_normalizations(model: onnx.ModelProto) -> int:

@@ -14,7 +14,8 @@ from onnx import numpy_helper
 
 from quantize.graph.view import View
 
-_WEIGHTY = ("Conv", "Gemm", "MatMul")
+WEIGHTY = ("Conv", "Gemm", "MatMul")
+"""Operators of layers that hold weights."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ class Layer:
 def layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """All such layers, in graph order; a Conv that is not over two dimensions is left out."""
     view = View(model.graph)
-    found = (_layer(view, node) for node in model.graph.node if node.op_type in _WEIGHTY)
+    found = (_layer(view, node) for node in model.graph.node if node.op_type in WEIGHTY)
     return tuple(layer for layer in found if layer is not None)
 
 
 def _layer(view: View, node: onnx.NodeProto) -> Layer | None:
     weight = view.initializers.get(node.input[1])
     if weight is None or len(view.consumers[node.input[1]]) != 1:
+        return None
+    if weight.data_type != onnx.TensorProto.FLOAT:
         return None
     known: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     conv = node.op_type == "Conv"
@@ -173,6 +176,7 @@ def absorbed(model: onnx.ModelProto) -> dict[str, str]:
         for node in model.graph.node
         if node.op_type in ("Relu", "Clip")
         and node.input[0] in view.producers
+        and len(view.producers[node.input[0]].output) == 1
         and view.only_reader(node.input[0]) is not None
     }
 

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 
 from quantize.errors import ModelError
-from quantize.graph import fold, normalization
+from quantize.graph import activations, fold, normalization, operands, padding
 from quantize.graph.batch import TOLERANCE, Run, distance, free_batch, noise
+from quantize.graph.fitness import check_fit
 from quantize.graph.nodes import constants_out_of_inputs
 from quantize.graph.order import sort_nodes
 from quantize.graph.upgrade import to_opset
@@ -55,8 +56,8 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
         The copy, with the list of what was done to it.
 
     Raises:
-        ModelError: quantized already, opset below 7, a conversion that fails, or a copy that
-            does not compute what the original does.
+        ModelError: quantized already, opset below 7, unfit as `check_fit` says, a conversion that
+            fails, or a copy that does not compute what the original does.
     """
     refuse_quantized(original)
     model, steps = onnx.ModelProto(), []
@@ -71,6 +72,7 @@ def prepare(original: onnx.ModelProto, run: Run, size: tuple[int, int, int]) -> 
         model, freed = free_batch(model, batch, run, size)
         steps += freed
     model = _infer_shapes(model)
+    check_fit(model)
     steps += _convolve_norms(model)
     _check(original, model, run, size)
     for step in steps:
@@ -104,6 +106,10 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
         (fold.identities(model), "removed {} Identity and Dropout nodes"),
         (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
+        (padding.into_windows(model), "folded {} Pad into Conv or MaxPool"),
+        (activations.ahead(model), "moved {} Relu or Clip ahead of pooling and reshaping"),
+        (operands.plain_gemms(model), "put alpha, beta or the form of {} Gemm into constants"),
+        (operands.own_biases(model), "gave {} layers a bias of their own"),
         (_name_nodes(model), "named {} nodes"),
     ]
     fold.unused_initializers(model)

@@ -11,6 +11,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from quantize.graph.nodes import attribute
 from quantize.graph.view import View
 
 _QLINEAR = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
@@ -84,8 +85,8 @@ class Products:
 def products(model: onnx.ModelProto) -> tuple[Products, ...]:
     """The layers of an int8 file, QDQ or QOperator, in graph order.
 
-    Left out is what reads or holds other integers than uint8 and int8, and a convolution that is
-    not over two dimensions.
+    Left out is what reads or holds other integers than uint8 and int8, a convolution that is not
+    over two dimensions, and a Gemm that turns what it reads.
     """
     view = View(model.graph)
     found = (_products(view, node) for node in model.graph.node)
@@ -105,9 +106,9 @@ def _products(view: View, node: onnx.NodeProto) -> Products | None:
     lowest = 0 if zero is None else int(zero.reshape(()))
     if "Conv" in node.op_type:
         return _convolution(node, image, lowest, integers) if integers.ndim == 4 else None
-    if integers.ndim != 2:
+    if integers.ndim != 2 or attribute(node, "transA", 0):
         return None
-    turned = any(a.name == "transB" and a.i for a in node.attribute)
+    turned = attribute(node, "transB", 0)
     rows = np.asarray(integers if turned else integers.T, np.int8)
     return Products(node.name, image, lowest, np.ascontiguousarray(rows)[None])
 

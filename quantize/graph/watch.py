@@ -151,10 +151,10 @@ def with_fetched(
 
 def _derived(model: onnx.ModelProto, tensors: list[str]) -> dict[str, Clipped]:
     """Every tensor whose values follow from another's, by way of the first that do not."""
-    view, floats = View(model.graph), set(tensors)
+    view, floats = View(model.graph), frozenset(tensors)
     derived: dict[str, Clipped] = {}
     for node in model.graph.node:
-        if not node.output or node.output[0] not in floats or node.input[0] not in floats:
+        if node.output[0] not in floats or not floats.intersection(node.input[:1]):
             continue
         before = derived.get(node.input[0], Clipped(node.input[0]))
         limits = clip_limits(view, node)
