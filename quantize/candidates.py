@@ -22,6 +22,7 @@ from quantize.engines.refill import refilled, shape_of
 from quantize.errors import ConfigError
 from quantize.files import make_folder, npz_bytes, write_atomic
 from quantize.graph import io
+from quantize.graph.activations import must_stay
 from quantize.graph.descriptions import without_descriptions
 from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
@@ -248,6 +249,8 @@ def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Pla
     """The plain candidate of one engine: what the configuration asks, nothing repaired."""
     rules = config.op_rules()
     pins = pinned_float(rules, ((n.name, n.op_type) for n in model.graph.node))
+    if engine == "inc":  # it cannot be told otherwise which Relu and Clip it would lose
+        pins = tuple(sorted({*pins, *must_stay(model, passing_on=True)}))
     wide = next((rule.weight for rule in rules if rule.scope == "model"), None)
     granularity: Granularity = (
         "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"

@@ -6,9 +6,14 @@ import pytest
 from graphs import answers, build, noise, norm
 from models import tiny_resnet
 from old_models import old_resnet18
+from quantize.calibrate import calibrate
 from quantize.conversion.old_reference import reference
+from quantize.engines import ort
 from quantize.errors import ModelError
 from quantize.graph.expose import with_outputs
+from quantize.graph.prepare import prepare
+from quantize.plan import Plan, Scheme
+from quantize.probe import run_once
 
 
 @pytest.mark.parametrize("version", [3, 6, 7, 12])
@@ -84,3 +89,14 @@ def test_a_cycle_is_refused():
     )
     with pytest.raises(ModelError, match="reads 'b', which nothing makes"):
         reference(model, None)(noise(2, 3))
+
+
+def test_an_int8_file_is_run_as_it_is():
+    """Asked for every tensor, onnxruntime fuses less, and halves are rounded to the other side."""
+    model = prepare(tiny_resnet(), run_once, (3, 16, 16)).model
+    images = noise(4, 3, 16, 16)
+    plan = Plan("onnxruntime", "qdq", Scheme())
+    made = ort.quantize(model, calibrate(model, [images], threads=1), plan)
+    found = reference(made, None)(images)
+    assert list(found) == ["logits"]
+    np.testing.assert_array_equal(found["logits"], answers(made, images)[0])

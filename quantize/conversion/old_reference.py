@@ -18,7 +18,7 @@ from quantize.graph.expose import with_outputs
 from quantize.graph.io import to_bytes
 from quantize.graph.nodes import attribute, drop
 from quantize.graph.order import sort_nodes
-from quantize.graph.view import View, opset
+from quantize.graph.view import QUANTIZED_OPS, View, opset
 from quantize.runtime import Session
 
 Values = Mapping[str, NDArray[Any]]
@@ -75,11 +75,16 @@ def _pieces(
 
 
 def _by_runtime(original: onnx.ModelProto) -> _Run:
-    """Every tensor as an output of onnxruntime; the declared ones alone where it refuses that."""
+    """Every tensor as an output of onnxruntime; the declared ones alone where it refuses that.
+
+    Those are enough of an int8 file, too: asked for all, the runtime fuses less, and rounds some
+    halves to the other side.
+    """
     runnable = onnx.ModelProto()
     runnable.CopyFrom(original)
     _ordinary_normalization(runnable.graph)
-    follows = _follows(runnable.graph)
+    int8 = any(node.op_type in QUANTIZED_OPS for node in runnable.graph.node)
+    follows = [] if int8 else _follows(runnable.graph)
     try:
         session = Session(to_bytes(with_outputs(runnable, follows)), arena=False)
     except ModelError:
