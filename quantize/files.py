@@ -33,6 +33,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OutputError: naming `path` and the operating system's reason; nothing is left behind.
     """
+    _check_replaceable(path)
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
@@ -95,15 +96,22 @@ def check_writable(path: Path) -> None:
     """Find out now, not after an hour, that a file can be created at `path`.
 
     Raises:
-        OutputError: `path` is a folder, or its folder is missing or read-only.
+        OutputError: `path` is a folder or a device, or its folder is missing or read-only.
     """
     try:
         if path.is_dir():
             raise OutputError(f"output {path} is a folder", "name a file")
+        _check_replaceable(path)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY):
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Renaming would put a file in the place of a device or a pipe, for every program here."""
+    if is_there(path) and not (is_file(path) or is_folder(path)):
+        raise OutputError(f"output {path} is no regular file", "name a file")
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:

@@ -153,3 +153,14 @@ def test_an_impossible_name_is_a_no_and_no_exception(tmp_path):
     assert is_file(tmp_path / "file")
     assert is_folder(tmp_path)
     assert not is_file(tmp_path)
+
+
+@pytest.mark.parametrize("ask", [check_writable, lambda path: write_atomic(path, b"new")])
+def test_a_pipe_or_device_is_never_replaced(tmp_path, ask):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputError, match=f"{name} is no regular file; name a file"):
+            ask(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}
