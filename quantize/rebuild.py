@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any
 from quantize.candidates import Workshop, finished
 from quantize.engines import ort
 from quantize.errors import ConfigError, DataError
-from quantize.files import write_atomic
+from quantize.files import sha256, write_atomic
 from quantize.graph import io
 from quantize.graph.expose import float_tensors
+from quantize.graph.layers import layers
 from quantize.graph.prepare import prepare
+from quantize.graph.view import View
 from quantize.job import Given, open_job, open_proto
 from quantize.npz import unpack
 from quantize.outcome import check_output
-from quantize.plan import Encodings, Plan, Range, Scheme, Statistics
+from quantize.plan import Encoding, Encodings, Plan, Range, Scheme, Statistics
 from quantize.probe import image_size, run_once
+from quantize.report.reading import REPORT
 
 if TYPE_CHECKING:
+    import onnx
+
     from quantize.config import Config
     from quantize.plan import OnProgress
 
@@ -112,9 +117,64 @@ def read_encodings(path: Path, plan: Plan) -> Encodings:
     return found
 
 
+def check_source(model: Path, encodings: Path) -> None:
+    """Refuse the encodings of another model, where their run folder says which it tuned.
+
+    Scales and weights may have the very names and shapes of a network that was trained again.
+
+    Args:
+        model: the float file.
+        encodings: the file; a report.json may lie beside it.
+
+    Raises:
+        DataError: the run tuned another file.
+    """
+    try:
+        report = json.loads((encodings.parent / REPORT).read_text(encoding="utf-8"))
+        tuned = report["float_model"]["sha256"]
+        same = tuned == sha256(model)
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # nobody says; what the model lacks is found later
+    if not same:
+        raise DataError(
+            f"encodings {encodings} are of a run that tuned another model than {model}",
+            "give the float model of that run, or apply the plan with --config",
+        )
+
+
+def _check_suits(model: onnx.ModelProto, encodings: Encodings, path: Path) -> None:
+    """Raise DataError unless the model has what the encodings replace."""
+    held = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    rows = {layer.name: held[layer.weight][layer.axis] for layer in layers(model)}
+    # What no tensor is called belongs to the front that fills the borders of exact pixels.
+    wrong = [n for n, value in encodings.constants.items() if held.get(n, value.shape) != value.shape]
+    wrong += [name for name, bias in encodings.biases.items() if (rows.get(name),) != bias.shape]
+    known = {*held, *View(model.graph).producers}
+    wrong += [
+        name
+        for name, encoding in encodings.tensors.items()
+        if name in known and not _fits(held.get(name), encoding)
+    ]
+    if wrong:
+        raise DataError(
+            f"the encodings are of another model than {path}: it has no {wrong[0]!r} like theirs",
+            "give the float model of the run that made them",
+        )
+
+
+def _fits(shape: tuple[int, ...] | None, encoding: Encoding) -> bool:
+    """Whether a scale for each channel finds its channels; one scale fits everything."""
+    if encoding.axis is None:
+        return encoding.scale.size == 1
+    if shape is None or encoding.axis >= len(shape):
+        return False
+    return encoding.scale.shape == (shape[encoding.axis],)
+
+
 def _from_encodings(model: Path, plan: Plan, encodings: Encodings) -> bytes:
     proto = open_proto(model)
     prepared = prepare(proto, run_once, image_size(proto))
+    _check_suits(prepared.model, encodings, model)
     spans = dict.fromkeys(float_tensors(prepared.model), Range(0.0, 1.0))
     made = ort.quantize(prepared.model, Statistics(spans, 0), plan, encodings)
     return io.to_bytes(finished(made, proto))
