@@ -23,7 +23,7 @@ from quantize.cli import (
     trying,
     tuning,
 )
-from quantize.cli.printing import complain
+from quantize.cli.printing import complain, open_streams
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
 
@@ -62,6 +62,7 @@ for command in _COMMANDS:
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
+    open_streams()
     for request in _STOPS:
         signal.signal(request, _stop)
     handler = logging.StreamHandler()

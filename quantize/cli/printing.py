@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from quantize.console import ProgressPrinter, printable
+from quantize.files import cannot_write
 from quantize.report.values import finite
 
 
@@ -34,15 +36,28 @@ def progress(quiet: bool) -> Iterator[ProgressPrinter | None]:
 
 
 def say(content: Any, lines: list[str], as_json: bool) -> None:
-    """Print for machines or for people."""
+    """Print for machines or for people.
+
+    Raises:
+        OutputError: standard output is a file, and its disk is full.
+    """
     try:
         if as_json:
             print(json.dumps(finite(content), indent=2, allow_nan=False))
         else:
             print("\n".join(map(printable, lines)))
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head -1` has what it wants; the exit code is still ours
+    except OSError as error:
+        # What is still in the buffer goes nowhere, or it would be tried again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `| head -1` has what it wants
+            raise cannot_write(Path("standard output"), error) from error
+
+
+def open_streams() -> None:
+    """Put something in the place of standard streams that were closed (`>&-`)."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def show(found: Shown, as_json: bool) -> None:
