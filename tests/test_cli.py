@@ -447,6 +447,41 @@ def test_a_reader_that_leaves_does_not_matter(done):
     assert err == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_one_line(done, more):
+    job, _ = done
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "quantize", "inspect", str(job.output), *more],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            check=False,
+            timeout=60,
+        )
+    assert process.returncode == 2
+    assert process.stderr.startswith("quantize: error: cannot write standard output: ")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_matter(done, closed):
+    job, _ = done
+    command = f'exec "$0" -m quantize inspect "$1" {closed}'
+    process = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, str(job.output)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert process.returncode == 0
+    assert "Traceback" not in process.stderr
+
+
 def test_a_reader_of_the_progress_that_leaves_does_not_end_the_run(job):
     arguments = [a for a in job.arguments() if a != "--quiet"]
     process = subprocess.Popen(
