@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphs import answers
+from graphs import answers, build, noise
 from models import prepared, tiny_dataset, tiny_resnet
 from quantize.calibrate import calibrate
 from quantize.graph.expose import with_outputs
@@ -13,6 +13,7 @@ from quantize.probe import run_once
 from quantize.repair.grids import activation_encodings, integers_of
 from quantize.repair.stages import Stages, layer_means
 from quantize.repair.walk import Plain, Remedies, Repairable, walk
+from quantize.runtime import Operator
 
 IMAGES = prepared(tiny_dataset(per_class=6))
 
@@ -122,3 +123,46 @@ def test_number_of_threads_changes_nothing(model, encodings):
     for name, one in found[0].items():
         np.testing.assert_array_equal(one.integers, found[1][name].integers)
         np.testing.assert_array_equal(one.bias, found[1][name].bias)
+
+
+SIZES = """(float[N,3,8,8] x) => (float[N,16] y) {
+    [c] c = Conv(x, w, b) [r] r = Relu(c)
+    [s] s = Shape(r) [g] n = Gather<axis=0>(s, first) [k] t = Concat<axis=0>(n, rest)
+    [z] z = Reshape(r, t)
+    [o] o = Transpose<perm=[2,0,3,1]>(z)
+    [p] p = Gather<axis=0>(o, one) [q] q = Gather<axis=0>(o, two)
+    [l] lead = Concat<axis=0>(n, shape) [e] e = Expand(token, lead)
+    [a] a = Add(p, q) [v] d = Concat<axis=2>(a, e)
+    [i] f = If <then_branch = yes () => (float[N,16,12] u) { u = Neg(d) },
+                else_branch = no () => (float[N,16,12] h) { h = Mul(d, half) }> (sure)
+    [m] y = ReduceMean<axes=[2], keepdims=0>(f) }"""
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_sizes_and_images_that_are_not_in_front_go_whole(monkeypatch, at_once, rounded):
+    """As exporters write a free batch axis, attention's three parts, and a class token."""
+    made = build(
+        SIZES,
+        w=(6, 3, 1, 1),
+        b=(6,),
+        token=(1, 16, 6),
+        first=np.array([0]),
+        rest=np.array([6, 4, 16]),
+        one=np.array(1),
+        two=np.array(2),
+        shape=np.array([16, 6]),
+        half=np.float32(0.5),
+        sure=np.array(False),
+    )
+    made = prepare(made, run_once, (3, 8, 8)).model
+    images = noise(5, 3, 8, 8)
+    found = activation_encodings(made, calibrate(made, [images], threads=1)) if rounded else {}
+    known = {name: one for name, one in found.items() if name not in absorbed(made)}
+    monkeypatch.setattr(Operator, "_VALUES", at_once)
+    steps = Stages(1).steps(made, known, frozenset())
+    seen = follow(steps, {"x": integers_of(images, known["x"]) if rounded else images})["y"]
+    if "y" in known:
+        seen = (seen.astype(np.float32) - known["y"].zero_point) * known["y"].scale
+    exact = answers(made, images)[0]
+    np.testing.assert_allclose(seen, exact, atol=0.05 if rounded else 1e-5)

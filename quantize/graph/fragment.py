@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from quantize.graph.view import View
+from quantize.graph.view import View, captures
 from quantize.plan import Encoding
 
 Borders = Mapping[str, Encoding | None]
@@ -21,10 +21,16 @@ class Fragments:
 
     Args:
         model: a prepared float model; valid as long as it is not edited.
+
+    Attributes:
+        view: of its graph.
+        types: tensor -> its type, where it is known.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.view = View(model.graph)
+        graph = model.graph
+        self.types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
         self._opsets = list(model.opset_import)
         self._ir_version = model.ir_version
 
@@ -45,7 +51,9 @@ class Fragments:
         """
         own = dict(constants or {})
         made = {name for node in nodes for name in node.output}
+        captured = dict.fromkeys(name for node in nodes for name in captures(node))
         read = dict.fromkeys(name for node in nodes for name in node.input if name)
+        read |= dict.fromkeys(name for name in captured if name in self.view.initializers)
         initializers = [numpy_helper.from_array(value, name) for name, value in own.items()]
         initializers += [
             self.view.initializers[name]
@@ -54,11 +62,16 @@ class Fragments:
         ]
         border = _Border(initializers)
         before = [border.real(name, encoding) for name, encoding in inputs.items() if encoding]
+        before += [
+            helper.make_node("Identity", [f"{name}.real"], [name])
+            for name in captured
+            if inputs.get(name) is not None
+        ]
         after = [border.rounded(name, encoding) for name, encoding in outputs.items() if encoding]
         graph = helper.make_graph(
             [*before, *(_renamed(node, inputs) for node in nodes), *after],
             "fragment",
-            [_declared(name, encoding) for name, encoding in inputs.items()],
+            [self._declared(name, encoding) for name, encoding in inputs.items()],
             [onnx.ValueInfoProto(name=_at(name, e)) for name, e in outputs.items()],
             initializers,
         )
@@ -66,6 +79,17 @@ class Fragments:
             graph, opset_imports=self._opsets, ir_version=self._ir_version
         )
         return bytes(made_model.SerializeToString(deterministic=True))
+
+    def _declared(self, name: str, encoding: Encoding | None) -> onnx.ValueInfoProto:
+        """An input of the fragment: sizes and shapes in a graph are integers, not images."""
+        known = self.types.get(name)
+        if encoding is not None:
+            kind = TensorProto.UINT8
+        else:
+            kind = (known.tensor_type.elem_type if known else 0) or TensorProto.FLOAT
+        if encoding is None and known is not None and known.WhichOneof("value") == "sequence_type":
+            return helper.make_value_info(name, known)
+        return helper.make_tensor_value_info(_at(name, encoding), kind, None)
 
 
 class _Border:
@@ -91,11 +115,6 @@ class _Border:
 
 def _at(name: str, encoding: Encoding | None) -> str:
     return name if encoding is None else f"{name}.integer"
-
-
-def _declared(name: str, encoding: Encoding | None) -> onnx.ValueInfoProto:
-    kind = TensorProto.FLOAT if encoding is None else TensorProto.UINT8
-    return helper.make_tensor_value_info(_at(name, encoding), kind, None)
 
 
 def _renamed(node: onnx.NodeProto, inputs: Borders) -> onnx.NodeProto:

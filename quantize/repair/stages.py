@@ -12,12 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from quantize.graph.expose import with_outputs
 from quantize.graph.fragment import Borders, Fragments
 from quantize.graph.io import to_bytes
 from quantize.graph.layers import Layer, absorbed, absorbed_limits, layers
+from quantize.graph.view import captures, dims
 from quantize.pairs import partners
 from quantize.plan import Encoding
 from quantize.repair.columns import Columns, conv_columns, matrix_columns
@@ -25,7 +27,6 @@ from quantize.repair.walk import Array, Plain, Repairable, Tensor, Tensors, clip
 from quantize.runtime import Operator, Session
 
 if TYPE_CHECKING:
-    import onnx
     from numpy.typing import NDArray
 
 _AT_ONCE = 4
@@ -115,6 +116,7 @@ class _Steps:
         self._limits = absorbed_limits(model)
         self._absorbed = absorbed(model)
         image = self._cut.view.inputs[0].name
+        self._free = (dims(self._cut.view.inputs[0]) or [None])[0] is None
         self._units = {image: self._unit(image)}
 
     def all(self) -> list[Plain | Repairable]:
@@ -126,7 +128,8 @@ class _Steps:
                 continue
             last = self._absorbed.get(node.output[0])
             nodes = [node] if last is None else [node, behind[last]]
-            inputs = dict.fromkeys(n for one in nodes for n in one.input if n in self._units)
+            named = (n for one in nodes for n in (*one.input, *captures(one)))
+            inputs = dict.fromkeys(n for n in named if n in self._units)
             inputs.pop(node.output[0], None)
             reads = {name: self._encodings.get(name) for name in inputs}
             passed_on = self._units[next(iter(reads))] if reads else 0.0
@@ -144,7 +147,18 @@ class _Steps:
         gives = {name: self._encodings.get(name) for name in outputs}
         fragment = self._cut.cut(nodes, reads, gives)
         operator = self._stages.operator(fragment, nodes[0].name, keep=len(fragment) < 1 << 20)
-        return Plain(tuple(reads), tuple(outputs), partial(_run, operator, tuple(reads)))
+        whole = any(self._is_whole(name) for name in (*reads, *outputs))
+        return Plain(tuple(reads), tuple(outputs), partial(_run, operator, tuple(reads), whole))
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a tensor is none of images one behind the other: sizes, or images further in."""
+        kind = self._cut.types.get(name)
+        if kind is None:
+            return False
+        if kind.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            return True
+        first = kind.tensor_type.shape.dim[:1]
+        return self._free and not (first and not first[0].dim_value)
 
     def _layer(self, layer: Layer, nodes: list[onnx.NodeProto]) -> Repairable:
         output = nodes[-1].output[0]
@@ -215,11 +229,16 @@ class _Finish:
         return np.concatenate([self.operator.once([piece, added])[0] for piece in given])
 
 
-def _run(operator: Operator, reads: tuple[str, ...], tensors: Tensors) -> list[Tensor]:
-    if not reads:
-        return operator.once([])
-    pieces = operator.pieces([tensors[name] for name in reads])
-    return [np.concatenate(parts) for parts in pieces]
+def _run(
+    operator: Operator, reads: tuple[str, ...], whole: bool, tensors: Tensors
+) -> list[Tensor]:
+    """A few images at a time, or all at once where the first axis is not theirs."""
+    values = [tensors[name] for name in reads]
+    if whole or not values:
+        return operator.once(values)
+    made = [np.concatenate(parts) for parts in operator.pieces(values)]
+    counts = {len(value) for value in (*values, *made)}
+    return made if len(counts) == 1 else operator.once(values)
 
 
 def _partners(layer: Layer, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
