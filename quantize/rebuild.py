@@ -147,7 +147,8 @@ def _check_suits(model: onnx.ModelProto, encodings: Encodings, path: Path) -> No
     held = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     rows = {layer.name: held[layer.weight][layer.axis] for layer in layers(model)}
     # What no tensor is called belongs to the front that fills the borders of exact pixels.
-    wrong = [n for n, value in encodings.constants.items() if held.get(n, value.shape) != value.shape]
+    given = {name: value.shape for name, value in encodings.constants.items()}
+    wrong = [name for name, shape in given.items() if held.get(name, shape) != shape]
     wrong += [name for name, bias in encodings.biases.items() if (rows.get(name),) != bias.shape]
     known = {*held, *View(model.graph).producers}
     wrong += [

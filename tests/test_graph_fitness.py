@@ -27,7 +27,7 @@ def test_an_ordinary_classifier_is_fit():
 def test_layers_in_float16_are_refused():
     half = np.ones((4, 4, 1, 1), np.float16)
     model = fit("h = Cast<to=HALF>(x) [conv] d = Conv(h, half) c = Cast<to=FLOAT>(d)", half=half)
-    with pytest.raises(ModelError, match="Conv 'conv' computes in 16 bits.*give the float32 model"):
+    with pytest.raises(ModelError, match=r"Conv 'conv' computes in 16 bits.*the float32 model"):
         check_fit(model)
 
 

@@ -70,7 +70,9 @@ def test_the_least_number_vanishes_into_a_maximum(value):
         padded('y = Conv<auto_pad="SAME_UPPER">(p, w)', 0.0),
         padded(POOL, LEAST, borders=(0, 0, 3, 0, 0, 0, 0, 0)),
         padded(POOL.replace("strides", "ceil_mode=1, strides"), LEAST),
-        padded("y = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(p)", LEAST, (0, 0, 2, 0) + (0,) * 4),
+        padded(
+            "y = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(p)", LEAST, (0, 0, 2, 0) + (0,) * 4
+        ),
         padded("y = AveragePool<kernel_shape=[3,3]>(p)", 0.0),
         padded("y = Conv(p, v) ", 0.0, (0, 1, 0, 0, 0, 0, 0, 0)),
     ],

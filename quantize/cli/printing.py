@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantize.console import ProgressPrinter, printable
-from quantize.files import cannot_write
 from quantize.report.values import finite
 
 
@@ -51,6 +50,8 @@ def say(content: Any, lines: list[str], as_json: bool) -> None:
         # What is still in the buffer goes nowhere, or it would be tried again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # `| head -1` has what it wants
+            from quantize.files import cannot_write  # numpy comes with it
+
             raise cannot_write(Path("standard output"), error) from error
 
 

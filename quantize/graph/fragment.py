@@ -84,12 +84,11 @@ class Fragments:
         """An input of the fragment: sizes and shapes in a graph are integers, not images."""
         known = self.types.get(name)
         if encoding is not None:
-            kind = TensorProto.UINT8
-        else:
-            kind = (known.tensor_type.elem_type if known else 0) or TensorProto.FLOAT
-        if encoding is None and known is not None and known.WhichOneof("value") == "sequence_type":
+            return helper.make_tensor_value_info(_at(name, encoding), TensorProto.UINT8, None)
+        if known is not None and known.WhichOneof("value") not in (None, "tensor_type"):
             return helper.make_value_info(name, known)
-        return helper.make_tensor_value_info(_at(name, encoding), kind, None)
+        kind = known.tensor_type.elem_type if known is not None else 0
+        return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, None)
 
 
 class _Border:

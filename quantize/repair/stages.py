@@ -229,9 +229,7 @@ class _Finish:
         return np.concatenate([self.operator.once([piece, added])[0] for piece in given])
 
 
-def _run(
-    operator: Operator, reads: tuple[str, ...], whole: bool, tensors: Tensors
-) -> list[Tensor]:
+def _run(operator: Operator, reads: tuple[str, ...], whole: bool, tensors: Tensors) -> list[Tensor]:
     """A few images at a time, or all at once where the first axis is not theirs."""
     values = [tensors[name] for name in reads]
     if whole or not values:
