@@ -44,11 +44,10 @@ def ahead(model: onnx.ModelProto) -> int:
         How many were moved.
     """
     graph = model.graph
-    moved = 0
+    moved, view = 0, View(graph)
     for node in graph.node:
         if node.op_type not in _KINDS:
             continue
-        view = View(graph)
         passing = _passing(view, node) if clip_limits(view, node) is not None else []
         if not passing or passing[-1].input[0] not in view.producers:
             continue
@@ -57,8 +56,8 @@ def ahead(model: onnx.ModelProto) -> int:
         node.input[0], first.input[0] = first.input[0], clipped
         passing[0].output[0] = node.output[0]
         node.output[0] = clipped
-        moved += 1
         _forget(graph, before)
+        moved, view = moved + 1, View(graph)
     if moved:
         replace_nodes(graph, list(graph.node))
         sort_nodes(graph)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from quantize.graph.nodes import add_constant, attribute, drop
 from quantize.graph.view import View
@@ -34,13 +35,13 @@ def plain_gemms(model: onnx.ModelProto) -> int:
 
 
 def _settle(graph: onnx.GraphProto, view: View, gemm: onnx.NodeProto) -> bool:
-    weight = _float32(view, gemm.input[1])
-    if weight is None or weight.ndim != 2:
+    held = view.initializers.get(gemm.input[1])
+    if held is None or held.data_type != onnx.TensorProto.FLOAT or len(held.dims) != 2:
         return False
-    width = weight.shape[0 if attribute(gemm, "transB", 0) else 1]
+    width = held.dims[0 if attribute(gemm, "transB", 0) else 1]
     alpha, beta = (float(attribute(gemm, name, 1.0)) for name in ("alpha", "beta"))
     if alpha != 1:
-        _give(graph, gemm, 1, weight * alpha)
+        _give(graph, gemm, 1, numpy_helper.to_array(held).astype(np.float64) * alpha)
         drop(gemm, "alpha")
     bias = _float32(view, gemm.input[_BIAS]) if gemm.input[_BIAS:] else None
     if bias is None or bias.size not in (1, width) or bias.shape[-1:] not in ((), (1,), (width,)):
@@ -61,10 +62,10 @@ def own_biases(model: onnx.ModelProto) -> int:
     view = View(model.graph)
     made = 0
     for name, readers in view.consumers.items():
-        value = _float32(view, name)
-        if value is None or len(readers) == 1:
-            continue
         biased = [node for node in readers if _reads_as_bias(node, name)]
+        value = _float32(view, name) if biased and len(readers) > 1 else None
+        if value is None:
+            continue
         kept = 1 if len(biased) == len(readers) else 0
         for node in biased[kept:]:
             _give(model.graph, node, _BIAS, value)
