@@ -359,11 +359,13 @@ POOL = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
         " d = Conv(s, v)",
         "c = Conv(x, w, b) r = Relu(c) d = Conv(r, v, b)",
         "p = Pad(x, borders, least) c = Conv(p, w, b) d = Conv(c, v)",
+        "c = Conv(x, w, b) p = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1,"
+        " count_include_pad=1>(c) d = Conv(p, v)",
         "c = Conv(x, w, b) p = Pad(c, borders, least) q = MaxPool<kernel_shape=[2,2]>(p)"
         " d = Conv(q, v)",
     ],
 )
-def test_no_relu_clip_or_bias_is_lost(form, nodes):
+def test_nothing_of_a_float_model_is_lost(form, nodes):
     known = {"w": (8, 3, 1, 1), "v": (8, 8, 1, 1), "b": np.linspace(-1, 1, 8, dtype=np.float32)}
     some = {"high": np.float32(0.5), "borders": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
     some["least"] = np.float32(0 if "Pad(x" in nodes else np.finfo(np.float32).min)

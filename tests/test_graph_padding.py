@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from graphs import answers, build, noise, ops
-from quantize.graph.padding import into_windows
+from quantize.graph.padding import into_windows, without_borders
 
 LEAST = float(np.finfo(np.float32).min)
 BORDERS = [0, 0, 0, 1, 0, 0, 2, 1]
@@ -92,3 +92,19 @@ def test_a_computed_weight_or_value_stays():
         y = Conv(p, w) }"""
     borders = np.array(BORDERS, np.int64)
     assert folded(build(text, borders=borders, w=(4, 4, 3, 3))) == 0
+
+
+AVERAGE = "AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=1"
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [("", 1), (", pads=[0,0,0,0]", 1), (", pads=[1,1,1,1]", 0), (', auto_pad="SAME_UPPER"', 0)],
+)
+def test_an_average_without_borders_says_nothing_of_them(more, count):
+    text = f"(float[N,4,6,6] x) => (float[N,4,A,B] y) {{ y = {AVERAGE}{more}>(x) }}"
+    model = build(text)
+    (before,) = answers(model, noise(2, 4, 6, 6), plain=True)
+    assert without_borders(model) == count
+    (after,) = answers(model, noise(2, 4, 6, 6), plain=True)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)

@@ -107,6 +107,7 @@ def _simplify(model: onnx.ModelProto) -> list[str]:
         (fold.channel_factors(model), "folded {} Mul and Add into BatchNormalization"),
         (fold.batch_normalizations(model), "folded {} BatchNormalization into Conv"),
         (padding.into_windows(model), "folded {} Pad into Conv or MaxPool"),
+        (padding.without_borders(model), "told {} AveragePool that they have no borders"),
         (activations.ahead(model), "moved {} Relu or Clip ahead of pooling and reshaping"),
         (operands.plain_gemms(model), "put alpha, beta or the form of {} Gemm into constants"),
         (operands.own_biases(model), "gave {} layers a bias of their own"),
