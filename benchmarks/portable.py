@@ -372,6 +372,7 @@ def main() -> None:
     parser.add_argument("--layer-images", type=int, default=8)
     parser.add_argument("--json", type=Path, help="where the figures go, too")
     arguments = parser.parse_args()
+    arguments.shared = arguments.shared.resolve()
     results: dict[str, Any] = {}
     for case in CASES:
         if arguments.only and arguments.only not in case.name:
