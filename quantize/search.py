@@ -4,7 +4,8 @@ The ladder, cheapest first:
 
 1. the plain candidates;
 2. repairs, one after the other: none costs speed, so each that brings output SQNR stays. They are
-   compared after a brief look at few images; what stays is worked out once more on all;
+   compared after a brief look at few images; what stays is worked out once more on all, and the
+   better of both goes on;
 3. other candidates, such as Intel Neural Compressor's default one;
 4. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
    smallest sufficient number found by doubling and bisection, then each given back if it can be.
@@ -35,8 +36,12 @@ OPEN = "the best candidate; the search images alone cannot decide"
 NONE_LEFT = "no candidate met goal and speed floor on search images; the closest was taken"
 EXPIRED = "the time budget is spent; the best so far was taken"
 
-LEAST_GAIN_DB = 0.1
-"""A repair that brings less than this is left out again."""
+LEAST_GAIN_DB = 0.01
+"""A repair that brings less than this is left out again.
+
+Little is asked, since repairs cost no speed, and a gain seen after a brief look is off by a tenth
+of a dB either way: to ask that much would leave out many that bring twice as much.
+"""
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,8 @@ def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str], brief: int | 
     if current.plan.walked is None:
         return current
     whole = ladder.probed(replace(current.plan, walked=None), current)
-    return current if whole.probe is None else whole
+    worse = whole.gain_db is not None and whole.gain_db < 0
+    return current if whole.probe is None or worse else whole
 
 
 def _leave_float(ladder: _Ladder, start: Trial, rank: Callable[[Plan], Sequence[str]]) -> None:

@@ -207,7 +207,7 @@ what each rung brought                       SQNR      gain  seconds
    1  inc qdq                                                    0.0  failed: it crashed
    2  onnxruntime qdq                     15.5 dB                1.0  kept
    3  + bias                              23.8 dB   +8.3 dB      2.0  kept
-   4  + equalize                          23.8 dB   +0.0 dB      3.0  left out: under 0.1 dB
+   4  + equalize                          23.8 dB   +0.0 dB      3.0  left out: under 0.01 dB
    5  + rounding                          25.2 dB   +1.4 dB      4.0  ships
 ended      no candidate met the goal
 

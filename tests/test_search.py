@@ -207,7 +207,7 @@ def test_repairs_are_tried_in_order_and_kept_only_if_they_bring_enough():
     desk = Desk(sqnr, lambda plan: "undecided")
     found = desk.search(repairs=("b", "a", "c", "d"))
     assert plans(found.trials) == [ORT, ort("b"), ort("a", "b"), ort("b", "c"), ort("b", "d")]
-    assert [t.gain_db for t in found.trials] == pytest.approx([None, 2.0, 0.09, -1.0, 0.11])
+    assert [t.gain_db for t in found.trials] == pytest.approx([None, 2.0, 0.009, -1.0, 0.011])
     assert found.best.plan == ort("b", "d")
     assert desk.judged == [ort("b", "d")]
     assert found.stopped == OPEN
@@ -514,6 +514,15 @@ def test_where_no_repair_stays_nothing_is_worked_out_again():
     found = desk.search((ORT,), ("a",), brief=16)
     assert plans(found.trials) == [ORT, brief("a")]
     assert found.best.plan == ORT
+
+
+def test_a_full_look_that_makes_it_worse_leaves_the_brief_one():
+    def worth(plan):
+        return 12.0 if plan == brief("a") else 11.0 if plan.repairs else 10.0
+
+    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), brief=16)
+    assert plans(found.trials) == [ORT, brief("a"), ort("a")]
+    assert found.best.plan == brief("a")
 
 
 def test_a_full_look_that_fails_leaves_the_brief_one():

@@ -105,7 +105,7 @@ def _rounded(
         for i in range(start, stop):
             if beside is not None:
                 low, high = _limits(integers, beside[:, i], limit)
-            nearby = np.clip(np.rint(rest[:, i]), low, high)
+            nearby = np.minimum(np.maximum(np.rint(rest[:, i]), low), high)  # np.clip is slow
             integers[:, i] = nearby
             error = (rest[:, i] - nearby) / upper[:, i, i, None]
             rest[:, i + 1 : stop] -= upper[:, i, i + 1 : stop, None] * error[:, None]
