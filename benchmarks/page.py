@@ -37,7 +37,8 @@ HOW_TO_READ = f"""\
   **equal answers** is the share of images on which int8 answers as float does, **SQNR** that of the
   outputs. Against us: our figure minus theirs over the same images; ahead or behind where the 95 %
   interval (Tango's; for SQNR 1,000 paired resamples) leaves out 0.
-- **Tuning**: ours is the whole command, INC's its loop. Asked is at most 0.2 of INC's time where
+- **Tuning**: both from the start of the process until goal and speed floor are met or given up;
+  INC's loop alone stands beside it. Asked is at most 0.2 of INC's time where
   its first candidate misses the goal, at most 1.25 where it passes. Memory adds up the peaks
   (VmHWM) of all processes of the tree.
 - The peers get the same images, and a float file of opset 13 or newer: below it some write QDQ
