@@ -17,6 +17,7 @@ from quantize.explanation import explain
 from quantize.plan import NO_LABEL, Evaluation, Fidelity, LayerRow
 from quantize.rebuild import apply, read_encodings, read_plan
 from quantize.report.changes import Change, ClassDrop, changes, class_drops
+from quantize.report.evidence import probed
 from quantize.report.tables import CHANGE_COLUMNS, Tables, as_csv
 
 LAYER = LayerRow("conv", "Conv", True, 0.25, math.inf, 0.0, None, 0.125)
@@ -258,3 +259,8 @@ def test_time_that_is_over_costs_the_table_alone(job, monkeypatch):
     assert result.verdict.outcome == "met"
     assert {row["sqnr_db"] for row in result.report["layers"]} == {None}
     assert {row["noise_share"] for row in result.report["layers"]} == {None}
+
+
+@pytest.mark.parametrize(("layers", "images"), [(1, 8), (32, 8), (50, 5), (54, 4), (200, 4)])
+def test_many_layers_are_measured_on_fewer_images(layers, images):
+    assert probed(layers) == images

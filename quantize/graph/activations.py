@@ -12,26 +12,13 @@ import onnx
 from quantize.graph.layers import clip_limits
 from quantize.graph.nodes import attribute, replace_nodes
 from quantize.graph.order import sort_nodes
+from quantize.graph.points import ARITHMETIC
 from quantize.graph.view import View
 
 _KINDS = frozenset({"Clip", "Relu"})
 _PASSING = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose"}) | {
     "Unsqueeze"
 }
-_ROUNDING = frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "Concat",
-        "Conv",
-        "Gemm",
-        "GlobalAveragePool",
-        "LeakyRelu",
-        "MatMul",
-        "Mul",
-    }
-)
-"""What gives its result a range of its own."""
 
 
 def ahead(model: onnx.ModelProto) -> int:
@@ -110,4 +97,4 @@ def _is_lost(view: View, node: onnx.NodeProto, *, passing_on: bool) -> bool:
         return True
     maker = view.producers.get(node.input[0])
     alone = view.only_reader(node.input[0]) is not None
-    return passing_on and (maker is None or not alone or maker.op_type not in _ROUNDING)
+    return passing_on and (maker is None or not alone or maker.op_type not in ARITHMETIC)

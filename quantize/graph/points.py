@@ -13,7 +13,7 @@ import onnx
 from quantize.graph.expose import float_tensors
 from quantize.graph.layers import absorbed
 
-_ARITHMETIC = frozenset(
+ARITHMETIC = frozenset(
     {
         "Add",
         "AveragePool",
@@ -26,6 +26,8 @@ _ARITHMETIC = frozenset(
         "Mul",
     }
 )
+"""What gives its result a range of its own."""
+
 _ENDS = frozenset({"Clip", "Relu"})
 """On integers where their input is, on floats where it is not."""
 
@@ -60,7 +62,7 @@ def quantization_points(model: onnx.ModelProto) -> tuple[str, ...]:
     points, on_grid = {floats[0]}, {floats[0]}
     for node in model.graph.node:
         reads = [name for name in node.input if name in known]
-        if node.op_type in _ARITHMETIC:
+        if node.op_type in ARITHMETIC:
             points.update(name for name in reads if name not in on_grid)
             on_grid.update(reads)
         elif not (node.op_type in _ENDS | _MOVERS and on_grid.intersection(reads[:1])):

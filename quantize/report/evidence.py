@@ -13,6 +13,7 @@ from quantize.candidates import Workshop
 from quantize.deadline import NEVER
 from quantize.errors import BudgetError, ModelError
 from quantize.graph import io
+from quantize.graph.layers import layers
 from quantize.graph.rounded import rounded_layers
 from quantize.job import Job, Tally
 from quantize.layer_table import layer_table
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROBED = 8
-"""Search images that each layer is measured on."""
+_LEAST_PROBED, _MOST_PROBED, _RUNS = 4, 8, 256
 
 FORECAST = 16
 """Calibration images on which sums that overflow 16 bits are counted."""
@@ -69,6 +69,11 @@ def evidence(
     )
 
 
+def probed(count: int) -> int:
+    """Search images that each of so many layers is measured on: each is a run of the model."""
+    return max(_LEAST_PROBED, min(_MOST_PROBED, _RUNS // max(1, count)))
+
+
 def _layer_rows(
     job: Job, workshop: Workshop, plan: Plan, best: Path, on_progress: OnProgress | None
 ) -> tuple[LayerRow, ...]:
@@ -81,7 +86,8 @@ def _layer_rows(
     try:
         model, statistics = workshop.rounded_from(plan)
         # Not a pass of the search: whoever counts those does not count these.
-        few = replace(job.search.spread(PROBED), deadline=deadline, tally=Tally())
+        few = job.search.spread(probed(len(layers(model))))
+        few = replace(few, deadline=deadline, tally=Tally())
         return layer_table(
             model,
             int8_model,
