@@ -32,7 +32,6 @@ from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
 from quantize.remedies import (
-    FOLLOWING,
     WALKED,
     Bench,
     Repairs,
@@ -40,6 +39,7 @@ from quantize.remedies import (
     plain_encodings,
     repair,
     rounded_from,
+    walks,
 )
 from quantize.runtime import cores
 from quantize.statistics_store import load_or_calibrate
@@ -114,7 +114,7 @@ class Workshop:
             plan = at_work(self._bench, plan)
         if not plan.repairs and not plan.scheme.portable:
             return plain_encodings(self.prepared.model, self.statistics)
-        if plan.keep_float and FOLLOWING.intersection(plan.repairs):
+        if plan.keep_float and walks(plan):
             return repair(self._bench, plan).encodings
         wanted = replace(plan, keep_float=())
         if wanted.key not in self._repairs:

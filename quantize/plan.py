@@ -278,8 +278,8 @@ class Plan:
         repairs: remedies applied to the float model first, in order.
         keep_float: names of the nodes that stay float, sorted.
         encodings_sha256: hash of the given scales, or None where the engine computes them.
-        walked: calibration images that the repairs look at; None: as many as they ever do. Fewer
-            are enough to compare.
+        walked: images that repairs walk through the model on; None: as many as they ever do; 0:
+            none, the bias is corrected by what calibration saw.
     """
 
     engine: EngineName

@@ -25,7 +25,7 @@ from quantize.plan import EngineName, OnProgress
 from quantize.portability import listed
 from quantize.probe import run_once, shapes_of
 from quantize.remedies import WALKED
-from quantize.strategy import TRIED, accept, brief_look
+from quantize.strategy import TRIED, accept
 
 _PROBED = 16
 _INC_START_S = 8.0
@@ -124,20 +124,17 @@ def _loop_price(job: Job, prepared: Prepared) -> Price:
 
 
 def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Price:
-    """One calibration an engine; each repair walks a few images; three judgements at most.
+    """One calibration an engine; one walk; three judgements at most.
 
-    Portable weights take a walk for the plain candidate, too, and one for what they are compared
-    with. Nodes left float, the last resort, come on top.
+    What portable weights are compared with takes a walk, too. Nodes left float, the last resort,
+    come on top.
     """
-    repairs = len(TRIED) if engines[0] == "onnxruntime" else 0
+    ours = engines[0] == "onnxruntime"
     portable = int(job.config.quantization.portable)
-    count = len(engines) + repairs + portable
+    count = len(engines) + (len(TRIED) + 1 if ours else 0) + portable
     probed = count * probe_size(len(job.search.samples))
-    images = min(WALKED, len(job.calibration.samples)) if repairs else 0
-    brief = brief_look(job)
-    compared = images if brief is None else min(brief, images)
-    whole = 2 * portable + (0 if brief is None else 1)
-    walked = (repairs * compared + whole * images) * _WALK_COST
+    images = min(WALKED, len(job.calibration.samples)) if ours else 0
+    walked = (1 + portable) * images * _WALK_COST
     runs = len(engines) * len(job.calibration.samples) + probed + walked
     overhead = engines.count("inc") * _INC_START_S
     runs += 3 * len(job.search.samples)

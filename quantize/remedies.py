@@ -1,6 +1,8 @@
 """From a plan's repairs to encodings: which remedies, in which order, on which model.
 
-Repairs are applied in the order of `REPAIRS`, whatever order they were tried in.
+Repairs are applied in the order of `REPAIRS`, whatever order they were tried in. Those in
+`FOLLOWING` walk through the model on images, so that each layer makes up for what those before it
+lose; all others, and a rough form of the bias's correction, follow from what calibration saw.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from quantize.plan import Encoding, Encodings, Plan, Statistics
 from quantize.repair.channels import Moved, equalized
 from quantize.repair.front import Faced, faced
 from quantize.repair.grids import activation_encodings, integers_of
+from quantize.repair.offline import offline
 from quantize.repair.pixels import Grid, grid_of
 from quantize.repair.stages import Stages, layer_means
 from quantize.repair.walk import Array, Remedies, Repaired, walk
@@ -34,7 +37,7 @@ REPAIRS = ("equalize", "pixels", "ranges", "scales", "rounding", "bias")
 """All remedies, in the order in which they are applied."""
 
 FOLLOWING = frozenset({"rounding", "bias"})
-"""Those that make up for what the layers before lose, so that it matters which stay float."""
+"""Those that make up for what the layers before lose, where the plan lets them walk."""
 
 WALKED = 128
 """Images that the walk takes at most: enough for means and moments, few enough to hold."""
@@ -127,6 +130,16 @@ class Ground:
         return layer_means(self.model, self.bench.few(walked), threads=self.bench.threads)
 
     @cached_property
+    def input_means(self) -> dict[str, NDArray[np.float64]]:
+        """Mean of each channel of what each layer reads, over all calibration images."""
+        grown = {each.activation: each.factors for each in self.moved}
+        reads = {layer.name: layer.input for layer in layers(self.model)}
+        return {
+            name: mean * grown.get(reads.get(name, ""), 1.0)
+            for name, mean in self.bench.statistics.means.items()
+        }
+
+    @cached_property
     def exact_ranges(self) -> dict[str, Encoding]:
         """Encodings of the activations, from exact ranges, which equalization does not change."""
         return activation_encodings(self.model, self.bench.statistics)
@@ -185,54 +198,101 @@ def at_work(bench: Bench, plan: Plan) -> Plan:
     return replace(plan, repairs=tuple(name for name in plan.repairs if name not in idle))
 
 
+def walks(plan: Plan) -> bool:
+    """Whether the plan's repairs walk through the model on images."""
+    return plan.walked != 0 and not FOLLOWING.isdisjoint(plan.repairs)
+
+
 def repair(bench: Bench, plan: Plan) -> Repairs:
     """Work out all that the plan's repairs decide.
 
     Args:
         bench: what to work on.
-        plan: its `repairs`, scheme and `keep_float` count; only for the repairs in `FOLLOWING`
-            does it matter to the other layers what stays float.
+        plan: its `repairs`, scheme, `walked` and `keep_float` count; only where it `walks` does it
+            matter to the other layers what stays float.
 
     Returns:
         Scales of activations and weights, repaired weights and biases.
 
     Raises:
-        EngineError: a repair is unknown, or a node cannot be run by itself.
+        EngineError: a repair is unknown, is left without the images that it needs, or a node
+            cannot be run by itself.
     """
     unknown = sorted(set(plan.repairs) - set(REPAIRS))
     if unknown:
         raise EngineError(f"there is no repair {unknown[0]!r}", f"use {', '.join(REPAIRS)}")
+    if "rounding" in plan.repairs and plan.walked == 0:
+        raise EngineError("the repair 'rounding' needs images", "leave out `walked`, which is 0")
     ground = bench.equalized if "equalize" in plan.repairs else bench.plain
     encodings = dict(ground.best_ranges if "ranges" in plan.repairs else ground.exact_ranges)
-    floats = bench.pinned.union(plan.keep_float)
-    model, front = ground.model, None
+    front = None
     if "pixels" in plan.repairs and bench.grid is not None:
-        front = faced(model, bench.grid, floats)
+        front = faced(ground.model, bench.grid, bench.pinned.union(plan.keep_float))
     if front is not None:
-        model = front.model
         del encodings[front.image]
         encodings[front.tensor] = front.encoding
-    remedies = Remedies(
+    done = (_walked if walks(plan) else _offline)(bench, ground, plan, encodings, front)
+    return _gathered(ground.model, encodings, done, plan.keep_float, front)
+
+
+def _remedies(plan: Plan) -> Remedies:
+    return Remedies(
         scales="scales" in plan.repairs,
         rounding="rounding" in plan.repairs,
         bias="bias" in plan.repairs,
     )
+
+
+def _limit(plan: Plan) -> int:
+    return 63 if plan.scheme.reduce_range else 127
+
+
+def _walked(
+    bench: Bench,
+    ground: Ground,
+    plan: Plan,
+    encodings: Mapping[str, Encoding],
+    front: Faced | None,
+) -> dict[str, Repaired]:
+    """Each layer as it is repaired on images."""
+    model = ground.model if front is None else front.model
     before = absorbed(model)
     seen = {name: encoding for name, encoding in encodings.items() if name not in before}
     image = View(model.graph).inputs[0].name
     images = bench.few(plan.walked)
     given = integers_of(images, seen[image]) if image in seen else images
     with threadpool_limits(limits=1, user_api="blas"):  # its sums differ between thread counts
-        walked = walk(
+        return walk(
             {image: given},
-            bench.stages.steps(model, seen, floats),
+            bench.stages.steps(model, seen, bench.pinned.union(plan.keep_float)),
             ground.means(plan.walked),
-            remedies,
-            limit=63 if plan.scheme.reduce_range else 127,
+            _remedies(plan),
+            limit=_limit(plan),
             deadline=bench.deadline,
             portable=plan.scheme.portable,
         )
-    return _gathered(ground.model, encodings, walked, plan.keep_float, front)
+
+
+def _offline(
+    bench: Bench,
+    ground: Ground,
+    plan: Plan,
+    encodings: Mapping[str, Encoding],
+    front: Faced | None,
+) -> dict[str, Repaired]:
+    """Each layer as it is repaired by what calibration saw."""
+    means = dict(ground.input_means)
+    if front is not None and front.layer in means:
+        means[front.layer] = front.mean(means[front.layer])
+    return offline(
+        ground.model if front is None else front.model,
+        encodings,
+        means,
+        _remedies(plan),
+        floats=bench.pinned.union(plan.keep_float),
+        limit=_limit(plan),
+        portable=plan.scheme.portable,
+    )
 
 
 def plain_encodings(model: onnx.ModelProto, statistics: Statistics) -> Encodings:

@@ -3,11 +3,12 @@
 The ladder, cheapest first:
 
 1. the plain candidates;
-2. repairs, one after the other: none costs speed, so each that brings output SQNR stays. They are
-   compared after a brief look at few images; what stays is worked out once more on all, and the
-   better of both goes on;
-3. other candidates, such as Intel Neural Compressor's default one;
-4. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
+2. repairs, one after the other: none costs speed, so each stays that does not clearly lose output
+   SQNR. They follow from what calibration saw, so that each takes little time;
+3. those that stayed once more with the repairs that walk through the model on images, which take
+   the most time; the better of both goes on;
+4. other candidates, such as Intel Neural Compressor's default one;
+5. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
    smallest sufficient number found by doubling and bisection, then each given back if it can be.
 
 Candidates are compared by output SQNR on a few images, the probe. Only a promising one is judged
@@ -36,11 +37,11 @@ OPEN = "the best candidate; the search images alone cannot decide"
 NONE_LEFT = "no candidate met goal and speed floor on search images; the closest was taken"
 EXPIRED = "the time budget is spent; the best so far was taken"
 
-LEAST_GAIN_DB = 0.01
-"""A repair that brings less than this is left out again.
+MOST_LOSS_DB = 0.2
+"""A repair that loses more than this is left out again, as is one that changes nothing.
 
-Little is asked, since repairs cost no speed, and a gain seen after a brief look is off by a tenth
-of a dB either way: to ask that much would leave out many that bring twice as much.
+Each repair lowers the expected noise by its own account, and what few images show of it is off by
+some tenths of a dB either way: to ask for a gain would leave out many that bring as much.
 """
 
 
@@ -122,8 +123,16 @@ class _Ladder:
         self.trials.append(trial)
         return trial
 
+    def met(self, trial: Trial) -> bool:
+        """Whether the search images show the goal to be met, if they can show that at all."""
+        if not self.hands.decidable:
+            return False
+        judged = self.judged(trial)
+        return judged.accepted and judged.outcome == "met"
+
     def judged(self, trial: Trial) -> Trial:
         """Judge and time a probed candidate, once; its record becomes the richer one."""
+        trial = next((known for known in self.trials if known.plan == trial.plan), trial)
         if trial.path is None or trial.outcome is not None:
             return trial
         if self.hands.expired():
@@ -147,26 +156,26 @@ def guided(
     rank: Callable[[Plan], Sequence[str]],
     hands: Hands,
     *,
+    following: Sequence[str] = (),
     others: Sequence[Plan] = (),
-    brief: int | None = None,
 ) -> SearchResult:
     """Climb the ladder.
 
     Args:
         plain: candidates without repairs, cheapest first; the last one is what repairs start
             from, unless none are offered.
-        repairs: names in the order to try them.
+        repairs: names in the order to try them; they look at no images.
         rank: plan -> names of nodes, the one that float helps most per multiply-add first.
         hands: what the search can do.
+        following: repairs that walk through the model on images, added together at the end.
         others: candidates to try where the repaired one is not enough.
-        brief: images that repairs look at while they are compared; None: all that they ever do.
 
     Returns:
         The candidate to verify, all trials, and why the search ended.
     """
     ladder = _Ladder(hands)
     try:
-        repaired = _climb(ladder, plain, repairs, others, brief)
+        repaired = _climb(ladder, plain, repairs, following, others)
         if isinstance(repaired, SearchResult):
             return repaired
         _leave_float(ladder, repaired, rank)
@@ -179,19 +188,20 @@ def _climb(
     ladder: _Ladder,
     plain: Sequence[Plan],
     repairs: Sequence[str],
+    following: Sequence[str],
     others: Sequence[Plan],
-    brief: int | None,
 ) -> SearchResult | Trial:
     """The result without float nodes, or the candidate of which some may be left float."""
     best: Trial | None = None
     for plan in plain:
         trial = ladder.probed(plan)
-        if ladder.hands.decidable and best is None:
-            trial = ladder.judged(trial)
-            if trial.accepted and trial.outcome == "met":
-                return ladder.result(trial, MET)
+        if best is None and ladder.met(trial):
+            return ladder.result(ladder.judged(trial), MET)
         best = _better(best, trial)
-    repaired = _repair(ladder, ladder.trials[-1], repairs, brief)
+    repaired = _repair(ladder, ladder.trials[-1], repairs)
+    if repaired.plan.repairs and ladder.met(repaired):
+        return ladder.result(ladder.judged(repaired), MET)
+    repaired = _follow(ladder, repaired, following)
     best = _better(best, repaired)
     if best is not None:
         best = ladder.judged(best)
@@ -205,7 +215,7 @@ def _climb(
         return ladder.result(None, NONE_LEFT)
     if best.accepted:
         return ladder.result(best, _stopped(best))
-    if ladder.slow(best) or not repairs:  # float nodes would only make it slower
+    if ladder.slow(best) or not (repairs or following):  # float nodes would only make it slower
         return ladder.result(None, NONE_LEFT)
     return repaired
 
@@ -235,20 +245,27 @@ def _stopped(accepted: Trial | None) -> str:
     return MET if accepted.outcome == "met" else OPEN
 
 
-def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str], brief: int | None) -> Trial:
-    """Add the repairs that bring SQNR, one at a time."""
+def _repair(ladder: _Ladder, start: Trial, repairs: Sequence[str]) -> Trial:
+    """Add repairs one at a time, without a walk, unless SQNR falls."""
     current = start
     for name in repairs:
         added = tuple(sorted({*current.plan.repairs, name}))
-        trial = ladder.probed(replace(current.plan, repairs=added, walked=brief), current)
-        brings = trial.gain_db is not None and trial.gain_db >= LEAST_GAIN_DB
-        if brings or (current.probe is None and trial.probe is not None):
+        trial = ladder.probed(replace(current.plan, repairs=added, walked=0), current)
+        gain = trial.gain_db
+        stays = gain is not None and gain != 0 and gain >= -MOST_LOSS_DB
+        if stays or (current.probe is None and trial.probe is not None):
             current = trial
-    if current.plan.walked is None:
-        return current
-    whole = ladder.probed(replace(current.plan, walked=None), current)
-    worse = whole.gain_db is not None and whole.gain_db < 0
-    return current if whole.probe is None or worse else whole
+    return current
+
+
+def _follow(ladder: _Ladder, start: Trial, following: Sequence[str]) -> Trial:
+    """Add the repairs that walk, all at once: they share the walk, which is what takes time."""
+    if not following:
+        return start
+    added = tuple(sorted({*start.plan.repairs, *following}))
+    walked = ladder.probed(replace(start.plan, repairs=added, walked=None), start)
+    worse = walked.gain_db is not None and walked.gain_db < 0
+    return start if walked.probe is None or worse else walked
 
 
 def _leave_float(ladder: _Ladder, start: Trial, rank: Callable[[Plan], Sequence[str]]) -> None:

@@ -23,20 +23,19 @@ from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, remembering, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
-from quantize.remedies import WALKED
 from quantize.runtime import cores
 from quantize.sanity import check_float
 from quantize.search import Hands, beside, guided
 
 log = logging.getLogger(__name__)
 
-TRIED = ("bias", "pixels", "rounding", "equalize", "ranges", "scales")
+TRIED = ("bias", "pixels", "equalize", "ranges", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
 
-NOT_PORTABLE = "not portable; only tells what that costs"
+WALKING = ("bias", "rounding")
+"""Those that it adds at the end, on images."""
 
-_LEAST_WALKED, _MOST_WALKED = 16, WALKED // 2
-_WALKED_VALUES = 1 << 19
+NOT_PORTABLE = "not portable; only tells what that costs"
 
 
 def accept(
@@ -113,27 +112,23 @@ def find(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Searc
 def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> SearchResult:
     """Our ladder; repairs need the onnxruntime engine, which takes given scales."""
     first, *others = plans(job.config, workshop.prepared.model)
-    repairs = TRIED if first.engine == "onnxruntime" else ()
+    ours = first.engine == "onnxruntime"
 
     def rank(plan: Plan) -> list[str]:
         return _ranked(plan, workshop, run)
 
-    found = guided([first], repairs, rank, hands, others=others, brief=brief_look(job))
+    found = guided(
+        [first],
+        TRIED if ours else (),
+        rank,
+        hands,
+        following=WALKING if ours else (),
+        others=others,
+    )
     if found.best is None or not first.scheme.portable:
         return found
     free = replace(found.best.plan, scheme=replace(first.scheme, portable=False))
     return beside(found, free, hands, NOT_PORTABLE)
-
-
-def brief_look(job: Job) -> int | None:
-    """How many images repairs look at while they are compared; None where all are quick.
-
-    Few images of many pixels say as much as many of few.
-    """
-    channels, height, width = job.model.size
-    few = _WALKED_VALUES // (channels * height * width)
-    few = max(_LEAST_WALKED, min(few, _MOST_WALKED))
-    return few if few < min(WALKED, len(job.calibration.samples)) else None
 
 
 def _ranked(plan: Plan, workshop: Workshop, run: RunFolder) -> list[str]:

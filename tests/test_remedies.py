@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -103,8 +104,9 @@ def skewed():
     return Bench(model, calibrate(model, [STRIPES], threads=1), STRIPES, 1)
 
 
-def plan(*repairs, form="qdq", keep=(), **scheme):
-    return Plan("onnxruntime", form, Scheme(**scheme), tuple(sorted(repairs)), tuple(keep))
+def plan(*repairs, form="qdq", keep=(), walked=None, **scheme):
+    made = Plan("onnxruntime", form, Scheme(**scheme), tuple(sorted(repairs)), tuple(keep))
+    return replace(made, walked=walked)
 
 
 def written(bench, plan, encodings):
@@ -113,8 +115,8 @@ def written(bench, plan, encodings):
     return made
 
 
-def sqnr(bench, *repairs, form="qdq", keep=()):
-    wanted = plan(*repairs, form=form, keep=keep)
+def sqnr(bench, *repairs, form="qdq", keep=(), walked=None):
+    wanted = plan(*repairs, form=form, keep=keep, walked=walked)
     encodings = repair(bench, wanted).leaving(keep)
     exact = answers(bench.model, bench.images)[0].astype(np.float64)
     seen = answers(written(bench, wanted, encodings), bench.images)[0]
@@ -312,6 +314,68 @@ def test_every_repair_changes_something(skewed):
 def test_the_number_of_threads_changes_nothing(skewed):
     one = repair(skewed, plan(*REPAIRS)).encodings
     assert repair(replace(skewed, threads=2), plan(*REPAIRS)).encodings.sha256 == one.sha256
+
+
+OFFLINE = tuple(name for name in REPAIRS if name != "rounding")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("repairs", [OFFLINE, ("bias",), ("equalize", "scales")])
+def test_what_follows_from_calibration_alone_is_what_the_file_holds(bench, form, repairs):
+    wanted = plan(*repairs, form=form, walked=0)
+    encodings = repair(bench, wanted).encodings
+    held = constants_of(written(bench, wanted, encodings))
+    for layer in weights_of(bench.model, encodings):
+        found = encodings.tensors[layer.weight]
+        integers = held[f"{layer.weight}_quantized"]
+        if layer.axis != found.axis or integers.shape != encodings.constants[layer.weight].shape:
+            continue  # the first convolution may be widened
+        shape = [-1 if axis == layer.axis else 1 for axis in range(integers.ndim)]
+        reals = integers * np.asarray(found.scale).reshape(shape)
+        np.testing.assert_allclose(reals, encodings.constants[layer.weight], rtol=1e-6)
+
+
+def test_no_session_is_needed_where_no_image_is_looked_at(skewed):
+    fresh = replace(skewed)
+    repair(fresh, plan("bias", "pixels", "ranges", "scales", walked=0))
+    repair(fresh, plan("pixels", "ranges", "scales"))
+    assert not fresh.stages.kept
+    repair(fresh, plan("bias"))
+    assert fresh.stages.kept
+
+
+def test_the_bias_offline_gets_most_of_what_a_walk_gets(skewed):
+    plain, offline, walked = (
+        sqnr(skewed, *repairs, walked=walked)
+        for repairs, walked in (((), None), (("bias",), 0), (("bias",), None))
+    )
+    assert offline > plain + 0.5 * (walked - plain) > plain + 0.5
+
+
+def test_what_equalized_layers_read_has_the_means_that_it_has(skewed):
+    ground = skewed.equalized
+    assert ground.moved
+    reads = {layer.name: layer.input for layer in layers(ground.model)}
+    exposed = with_outputs(ground.model, [name for name in reads.values() if name != "x"])
+    session = onnxruntime.InferenceSession(exposed.SerializeToString())
+    names = [value.name for value in session.get_outputs()]
+    seen = dict(zip(names, session.run(None, {"x": skewed.images}), strict=True))
+    for name, read in reads.items():
+        values = skewed.images if read == "x" else seen[read]
+        exact = values.mean(axis=(0, *range(2, values.ndim)), dtype=np.float64)
+        np.testing.assert_allclose(ground.input_means[name], exact, rtol=1e-4, atol=1e-5)
+
+
+def test_offline_it_matters_to_no_other_layer_what_stays_float(skewed):
+    keep = (layers(skewed.model)[1].name,)
+    wanted = plan("bias", "ranges", keep=keep, walked=0)
+    whole = repair(skewed, replace(wanted, keep_float=()))
+    assert repair(skewed, wanted).leaving(keep).sha256 == whole.leaving(keep).sha256
+
+
+def test_rounding_needs_images(skewed):
+    with pytest.raises(EngineError, match="'rounding' needs images"):
+        repair(skewed, plan("rounding", walked=0))
 
 
 def test_an_unknown_repair_is_refused(skewed):

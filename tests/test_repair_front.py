@@ -5,6 +5,7 @@ import pytest
 
 from graphs import answers, build, noise, ops
 from models import prepared, tiny_dataset
+from quantize.graph.expose import with_outputs
 from quantize.repair.front import faced
 from quantize.repair.pixels import grid_of
 
@@ -75,3 +76,14 @@ def test_no_grid_no_convolution_or_a_float_one_give_no_front():
         b=(4,),
     )
     assert faced_by(flat, ZOO, NONE) is None
+
+
+@pytest.mark.parametrize("images", [ZOO, HALF, UNIT])
+def test_the_means_of_what_the_convolution_reads(images):
+    found = faced_by(net("[0,0,0,0]"), images, NONE)
+    of_image = images.mean(axis=(0, 2, 3), dtype=np.float64)
+    read = images
+    if found.tensor != found.image:
+        read = answers(with_outputs(found.model, [found.tensor]), images)[-1]
+    exact = read.mean(axis=(0, 2, 3), dtype=np.float64)
+    np.testing.assert_allclose(found.mean(of_image), exact, rtol=1e-4, atol=1e-4)

@@ -12,8 +12,8 @@ from quantize.errors import DataError, EngineError, Interrupted, ModelError, Out
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Trial
 from quantize.search import (
     EXPIRED,
-    LEAST_GAIN_DB,
     MET,
+    MOST_LOSS_DB,
     NONE_LEFT,
     OPEN,
     SLOW,
@@ -30,8 +30,18 @@ ORT = Plan("onnxruntime", "qdq")
 NODES = tuple(f"n{i:03d}" for i in range(128))
 
 
-def ort(*repairs, keep=()):
-    return Plan("onnxruntime", "qdq", repairs=repairs, keep_float=tuple(sorted(keep)))
+def ort(*repairs, keep=(), walked=0):
+    return Plan(
+        "onnxruntime",
+        "qdq",
+        repairs=repairs,
+        keep_float=tuple(sorted(keep)),
+        walked=walked if repairs else None,
+    )
+
+
+def on_images(*repairs, keep=()):
+    return ort(*repairs, keep=keep, walked=None)
 
 
 class Desk:
@@ -194,22 +204,24 @@ def test_no_candidate_is_judged_twice():
 # ----------------------------------------------------------------------------- repairs
 
 
-def test_repairs_are_tried_in_order_and_kept_only_if_they_bring_enough():
+def test_repairs_are_tried_in_order_and_kept_unless_they_clearly_lose():
     sqnr = table(
         {
             (): 10.0,
             ("b",): 12.0,
-            ("a", "b"): 12.0 + 0.9 * LEAST_GAIN_DB,
-            ("b", "c"): 11.0,
-            ("b", "d"): 12.0 + 1.1 * LEAST_GAIN_DB,
+            ("a", "b"): 12.0 - 1.1 * MOST_LOSS_DB,
+            ("b", "c"): 12.0,
+            ("b", "d"): 12.0 - 0.9 * MOST_LOSS_DB,
+            ("b", "d", "e"): 13.0,
         }
     )
     desk = Desk(sqnr, lambda plan: "undecided")
-    found = desk.search(repairs=("b", "a", "c", "d"))
-    assert plans(found.trials) == [ORT, ort("b"), ort("a", "b"), ort("b", "c"), ort("b", "d")]
-    assert [t.gain_db for t in found.trials] == pytest.approx([None, 2.0, 0.009, -1.0, 0.011])
-    assert found.best.plan == ort("b", "d")
-    assert desk.judged == [ort("b", "d")]
+    found = desk.search(repairs=("b", "a", "c", "d", "e"))
+    tried = [ort("b"), ort("a", "b"), ort("b", "c"), ort("b", "d"), ort("b", "d", "e")]
+    assert plans(found.trials) == [ORT, *tried]
+    assert [t.gain_db for t in found.trials] == pytest.approx([None, 2.0, -0.22, 0, -0.18, 1.18])
+    assert found.best.plan == ort("b", "d", "e")
+    assert desk.judged == [ort("b", "d", "e")]
     assert found.stopped == OPEN
     assert found.best.accepted
 
@@ -493,44 +505,61 @@ def test_the_best_is_never_worse_than_plain(values, met, decidable, order):
     assert found.best in found.trials
 
 
-# ------------------------------------------------------------ brief looks, other candidates
+# ------------------------------------------------------- repairs on images, other candidates
 
 
-def brief(*repairs):
-    return Plan("onnxruntime", "qdq", repairs=repairs, walked=16)
-
-
-def test_repairs_are_compared_briefly_and_what_stays_is_worked_out_in_full():
-    worth = {(): 10.0, ("a",): 12.0, ("a", "b"): 12.0, ("a", "c"): 13.0}
+def test_repairs_that_walk_are_added_together_to_what_stayed():
+    worth = {(): 10.0, ("a",): 12.0, ("a", "b"): 11.0, ("a", "c"): 13.0, ("a", "c", "w"): 14.0}
     desk = Desk(table(worth), lambda plan: "met")
-    found = desk.search((ORT,), ("a", "b", "c"), brief=16)
-    assert plans(found.trials) == [ORT, brief("a"), brief("a", "b"), brief("a", "c"), ort("a", "c")]
-    assert found.best.plan == ort("a", "c")
-    assert desk.judged == [ort("a", "c")]
+    found = desk.search((ORT,), ("a", "b", "c"), following=("w", "a"))
+    tried = [ORT, ort("a"), ort("a", "b"), ort("a", "c"), on_images("a", "c", "w")]
+    assert plans(found.trials) == tried
+    assert found.best.plan == on_images("a", "c", "w")
+    assert desk.judged == [on_images("a", "c", "w")]
 
 
-def test_where_no_repair_stays_nothing_is_worked_out_again():
-    desk = Desk(table({}), lambda plan: "met")
-    found = desk.search((ORT,), ("a",), brief=16)
-    assert plans(found.trials) == [ORT, brief("a")]
-    assert found.best.plan == ORT
+def test_nothing_walks_where_the_search_images_show_that_it_need_not():
+    def outcome(plan):
+        return "met" if plan.repairs else "undecided"
+
+    desk = Desk(table({("a",): 12.0}), outcome, decidable=True)
+    found = desk.search((ORT,), ("a",), following=("w",))
+    assert plans(found.trials) == [ORT, ort("a")]
+    assert (found.best.plan, found.stopped) == (ort("a"), MET)
+    assert desk.judged == [ORT, ort("a")]
 
 
-def test_a_full_look_that_makes_it_worse_leaves_the_brief_one():
+def test_where_no_repair_stays_those_that_walk_are_tried_alone():
+    desk = Desk(table({("a",): 1.0, ("w",): 11.0}), lambda plan: "met")
+    found = desk.search((ORT,), ("a",), following=("w",))
+    assert plans(found.trials) == [ORT, ort("a"), on_images("w")]
+    assert found.best.plan == on_images("w")
+
+
+def test_a_walk_that_makes_it_worse_is_not_taken():
     def worth(plan):
-        return 12.0 if plan == brief("a") else 11.0 if plan.repairs else 10.0
+        return 12.0 if plan == ort("a") else 11.0 if plan.repairs else 10.0
 
-    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), brief=16)
-    assert plans(found.trials) == [ORT, brief("a"), ort("a")]
-    assert found.best.plan == brief("a")
+    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), following=("a",))
+    assert plans(found.trials) == [ORT, ort("a"), on_images("a")]
+    assert found.best.plan == ort("a")
 
 
-def test_a_full_look_that_fails_leaves_the_brief_one():
+def test_a_walk_that_fails_is_not_taken():
     def worth(plan):
-        return EngineError("broke") if plan == ort("a") else 10.0 + 5 * len(plan.repairs)
+        return EngineError("broke") if plan == on_images("a") else 10.0 + 5 * len(plan.repairs)
 
-    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), brief=16)
-    assert found.best.plan == brief("a")
+    found = Desk(worth, lambda plan: "met").search((ORT,), ("a",), following=("a",))
+    assert found.best.plan == ort("a")
+
+
+def test_nodes_are_left_float_of_the_candidate_that_walked():
+    def outcome(plan):
+        return "met" if plan.keep_float else "unmet"
+
+    desk = Desk(table({("w",): 11.0}), outcome)
+    found = desk.search((ORT,), (), NODES[:4], following=("w",))
+    assert found.best.plan == on_images("w", keep=NODES[:1])
 
 
 def test_others_wait_until_the_repaired_one_is_not_enough():

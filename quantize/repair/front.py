@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantize.graph.front import Front, first_convolution, needs_padding, pixels_of, with_front
+from quantize.graph.front import (
+    Front,
+    factor_of,
+    first_convolution,
+    needs_padding,
+    pixels_of,
+    shift_of,
+    with_front,
+)
 from quantize.graph.layers import constants_of, with_constants
 from quantize.graph.view import View
 from quantize.plan import Encoding
@@ -37,6 +45,13 @@ class Faced:
     tensor: str
     encoding: Encoding
     constants: dict[str, NDArray[np.float32]]
+
+    def mean(self, of_image: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of each channel of what the convolution reads, given that of the image; [C]."""
+        factor = self.constants.get(factor_of(self.image))
+        shift = self.constants.get(shift_of(self.image))
+        scaled = of_image if factor is None else of_image * factor.reshape(-1)
+        return scaled if shift is None else scaled + shift.reshape(-1)
 
 
 def faced(model: onnx.ModelProto, grid: Grid, floats: frozenset[str]) -> Faced | None:

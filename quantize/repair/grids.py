@@ -8,11 +8,13 @@ import numpy as np
 
 from quantize.graph.layers import absorbed
 from quantize.graph.points import quantization_points
-from quantize.graph.view import View
+from quantize.graph.view import View, captures
 from quantize.plan import Encoding, Range, Statistics
 from quantize.repair.ranges import mse_optimal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
     from numpy.typing import NDArray
 
@@ -41,6 +43,25 @@ def activation_encodings(
     for before, behind in absorbed(model).items():
         if behind in found:
             found[before] = found[behind]
+    return found
+
+
+def units(model: onnx.ModelProto, encodings: Mapping[str, Encoding]) -> dict[str, float]:
+    """The scale of the integers that each activation is held in; 0 where it is held in float.
+
+    A node behind which nothing is rounded passes on the unit of what it reads first.
+
+    Args:
+        model: a prepared float model.
+        encodings: of the activations that int8 rounds.
+    """
+    view = View(model.graph)
+    own = {name: float(encoding.scale) for name, encoding in encodings.items()}
+    found = {value.name: own.get(value.name, 0.0) for value in view.inputs}
+    for node in model.graph.node:
+        named = (*node.input, *captures(node))
+        passed_on = next((found[name] for name in named if name in found), 0.0)
+        found |= {name: own.get(name) or passed_on for name in node.output if name}
     return found
 
 

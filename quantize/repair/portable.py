@@ -12,10 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.pairs import MOST
+from quantize.graph.layers import Layer
+from quantize.pairs import MOST, partners
 
 Partners = NDArray[np.int64]
 """Of each column, [K,L], -1 for none: see `quantize.pairs.partners`."""
+
+
+def partners_of(layer: Layer, shape: tuple[int, ...]) -> Partners | None:
+    """Which columns of a layer's weight matrix [M,K] share a pair, or None.
+
+    The products of a depthwise convolution are not added in pairs.
+
+    Args:
+        layer: that holds the weight.
+        shape: (M, K).
+    """
+    rows, width = shape
+    taps = layer.kernel[0] * layer.kernel[1]
+    if layer.group == rows > 1 and width == taps:
+        return None
+    return partners(width // taps, taps)
 
 
 def together(weight: NDArray[Any], partners: Partners) -> NDArray[Any]:

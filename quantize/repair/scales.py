@@ -57,6 +57,37 @@ def least_squares(
     return best
 
 
+def chosen(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    unit: float,
+    *,
+    by_least_squares: bool = False,
+    limit: int = 127,
+    partners: Partners | None = None,
+) -> NDArray[np.float32]:
+    """A layer's scales: `largest` or by `least_squares`, and none for which the bias is too large.
+
+    The bias is an int32 in units of input scale times weight scale: |b_m| / (s_x s_m) stays below
+    2^30. A channel whose weights are all but 0 would lose its bias otherwise.
+
+    Args:
+        weight: float32 [M,K].
+        bias: float32 [M].
+        unit: scale of the input's integers, 0 where it has none.
+        by_least_squares: which of the two.
+        limit: largest absolute integer.
+        partners: as for `largest`.
+
+    Returns:
+        float32 [M].
+    """
+    scale = (least_squares if by_least_squares else largest)(weight, limit, partners)
+    if not unit:
+        return scale
+    return np.maximum(scale, np.asarray(np.abs(bias) / (unit * 2.0**30), np.float32))
+
+
 def nearest(
     weight: NDArray[np.float32],
     scale: NDArray[np.float32],

@@ -20,9 +20,10 @@ from quantize.graph.fragment import Borders, Fragments
 from quantize.graph.io import to_bytes
 from quantize.graph.layers import Layer, absorbed, absorbed_limits, layers
 from quantize.graph.view import captures, dims
-from quantize.pairs import partners
 from quantize.plan import Encoding
 from quantize.repair.columns import Columns, conv_columns, matrix_columns
+from quantize.repair.grids import units
+from quantize.repair.portable import partners_of
 from quantize.repair.walk import Array, Plain, Repairable, Tensor, Tensors, clipped_mean, sampled
 from quantize.runtime import Operator, Session
 
@@ -115,9 +116,8 @@ class _Steps:
         self._layers = {one.name: one for one in layers(model) if one.name not in floats}
         self._limits = absorbed_limits(model)
         self._absorbed = absorbed(model)
-        image = self._cut.view.inputs[0].name
         self._free = (dims(self._cut.view.inputs[0]) or [None])[0] is None
-        self._units = {image: self._unit(image)}
+        self._units = units(model, encodings)
 
     def all(self) -> list[Plain | Repairable]:
         behind = {name: self._cut.view.producers[name] for name in self._absorbed.values()}
@@ -132,15 +132,9 @@ class _Steps:
             inputs = dict.fromkeys(n for n in named if n in self._units)
             inputs.pop(node.output[0], None)
             reads = {name: self._encodings.get(name) for name in inputs}
-            passed_on = self._units[next(iter(reads))] if reads else 0.0
-            for name in (n for one in nodes for n in one.output if n):
-                self._units[name] = self._unit(name) or passed_on
             layer = self._layers.get(node.name)
             steps.append(self._plain(nodes, reads) if layer is None else self._layer(layer, nodes))
         return steps
-
-    def _unit(self, name: str) -> float:
-        return float(self._encodings[name].scale) if name in self._encodings else 0.0
 
     def _plain(self, nodes: list[onnx.NodeProto], reads: Borders) -> Plain:
         outputs = [name for name in nodes[-1].output if name]
@@ -179,7 +173,7 @@ class _Steps:
             has_bias=layer.bias is not None,
             limits=self._limits.get(layer.output, (-math.inf, math.inf)),
             unit=self._units[layer.input],
-            partners=_partners(layer, matrix.shape),
+            partners=partners_of(layer, matrix.shape),
         )
 
     def _run_layer(
@@ -237,15 +231,6 @@ def _run(operator: Operator, reads: tuple[str, ...], whole: bool, tensors: Tenso
     made = [np.concatenate(parts) for parts in operator.pieces(values)]
     counts = {len(value) for value in (*values, *made)}
     return made if len(counts) == 1 else operator.once(values)
-
-
-def _partners(layer: Layer, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    """Which columns of the weight matrix [M,K] share a pair; None for a depthwise convolution."""
-    rows, width = shape
-    taps = layer.kernel[0] * layer.kernel[1]
-    if layer.group == rows > 1 and width == taps:
-        return None
-    return partners(width // taps, taps)
 
 
 def _columns(layer: Layer, encoding: Encoding | None, value: Tensor) -> Columns:

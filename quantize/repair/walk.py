@@ -21,7 +21,7 @@ from quantize.deadline import NEVER, Deadline
 from quantize.repair.columns import Columns
 from quantize.repair.portable import Partners
 from quantize.repair.rounding import round_by_least_squares
-from quantize.repair.scales import largest, least_squares, nearest
+from quantize.repair.scales import chosen, nearest
 
 POSITIONS = 1 << 12
 """Values of each channel that its mean is taken over, of all images together."""
@@ -179,11 +179,18 @@ def _repair(
     partners: Partners | None,
 ) -> tuple[Repaired, Tensor]:
     """The layer's repaired form and the activation that it makes."""
-    scaled = least_squares if remedies.scales else largest
-    scale = np.maximum(scaled(step.weight, limit, partners), _least_scale(step))
-    integers = nearest(step.weight, scale, limit, partners)
+    scale = chosen(
+        step.weight,
+        step.bias,
+        step.unit,
+        by_least_squares=remedies.scales,
+        limit=limit,
+        partners=partners,
+    )
     if remedies.rounding and step.columns is not None:
         integers = _rounded(step, step.columns(tensors[step.inputs[0]]), scale, limit, partners)
+    else:
+        integers = nearest(step.weight, scale, limit, partners)
     done = Repaired(integers, scale, step.bias)
     given = step.run(tensors, done.matrix, step.bias)
     shift = np.zeros(len(scale))
@@ -277,14 +284,3 @@ def bias_shift(
         if np.abs(steps).max() <= _NEAR * max(1.0, float(np.abs(wanted).max())):
             break
     return shift
-
-
-def _least_scale(step: Repairable) -> Array:
-    """The least weight scale for which the bias fits int32, float32 [M] or [1].
-
-    Its unit is input scale times weight scale: |b_m| / (s_x s_m) stays below 2^30. A channel
-    whose weights are all but 0 would lose its bias otherwise.
-    """
-    if not step.unit:
-        return np.zeros(1, np.float32)
-    return np.asarray(np.abs(step.bias) / (step.unit * 2.0**30), np.float32)

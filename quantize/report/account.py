@@ -13,7 +13,7 @@ from quantize.report.changes import ClassDrop
 from quantize.report.reading import Account, Rung
 from quantize.report.tables import change_values, class_values, layer_values
 from quantize.report.verdict import closeness_line, verdict_line
-from quantize.search import LEAST_GAIN_DB
+from quantize.search import MOST_LOSS_DB
 
 SHOWN = 10
 """Layers, images and classes that are listed."""
@@ -123,7 +123,9 @@ def rungs(run: Account) -> list[Told]:
         elif added:
             label = f"+ {', '.join(added)}"
         elif plan.repairs and plan.walked is None:
-            label = "the repairs kept, on more images"
+            label = "the repairs kept, on images"
+        if added and told and plan.walked is None and told[-1].rung.plan.walked == 0:
+            label += ", each layer on images"
         if run.plan.scheme.portable and not plan.scheme.portable:
             label = "were it not portable"
         kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
@@ -263,8 +265,10 @@ def _why(run: Account, rung: Rung, *, kept: bool, floats: bool) -> str:
         return rung.note
     if floats:
         return "fewer suffice" if rung.accepted else rung.note or "not accepted"
-    if rung.gain_db is not None and rung.gain_db < LEAST_GAIN_DB:
-        return f"left out: under {LEAST_GAIN_DB:g} dB"
+    if rung.gain_db == 0:
+        return "left out: it changes nothing"
+    if rung.gain_db is not None and rung.gain_db < -MOST_LOSS_DB:
+        return "left out: it loses SQNR"
     return f"left out: {rung.note or 'another candidate was closer to float'}"
 
 

@@ -144,7 +144,7 @@ def _made(plan: Plan) -> str:
     """How a candidate was made, such as `onnxruntime qdq + bias`."""
     parts = " + ".join([f"{plan.engine} {plan.format}", *plan.repairs])
     left = len(plan.keep_float)
-    few = f", looking at {plan.walked} images" if plan.walked else ""
+    few = {None: "", 0: ", offline"}.get(plan.walked, f", looking at {plan.walked} images")
     return f"{parts}{few}, {left} nodes float" if left else f"{parts}{few}"
 
 

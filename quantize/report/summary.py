@@ -155,7 +155,7 @@ def _trials(report: dict[str, Any]) -> list[str]:
 def _made(plan: dict[str, Any]) -> str:
     parts = [f"{plan['engine']} {plan['format']}", *plan["repairs"]]
     left, walked = len(plan["keep_float"]), plan.get("walked")
-    few = f", looking at {walked} images" if walked else ""
+    few = {None: "", 0: ", offline"}.get(walked, f", looking at {walked} images")
     return " + ".join(parts) + few + (f", {left} nodes float" if left else "")
 
 
