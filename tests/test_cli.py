@@ -448,16 +448,26 @@ def test_a_reader_that_leaves_does_not_matter(done):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_full_disk_behind_standard_output_is_one_line(done, more):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "{output}"],
+        ["inspect", "{output}", "--json"],
+        ["--help"],
+        ["tune", "--help"],
+        ["--version"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_one_line(done, arguments, unbuffered):
     job, _ = done
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
-            [sys.executable, "-m", "quantize", "inspect", str(job.output), *more],
+            [sys.executable, "-m", "quantize", *(a.format(output=job.output) for a in arguments)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered},
             check=False,
             timeout=60,
         )

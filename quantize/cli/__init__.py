@@ -23,7 +23,7 @@ from quantize.cli import (
     trying,
     tuning,
 )
-from quantize.cli.printing import complain, open_streams
+from quantize.cli.printing import complain, open_streams, say, standard_output
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
 
@@ -69,7 +69,8 @@ def main() -> NoReturn:
     handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
-        app()
+        with standard_output():
+            app()
     except QuantizeError as error:
         complain(f"quantize: error: {error}")
         sys.exit(error.exit_code)
@@ -87,7 +88,7 @@ def _stop(request: int, _frame: object) -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"quantize {__version__}")
+        say({}, [f"quantize {__version__}"], as_json=False)
         raise typer.Exit
 
 
