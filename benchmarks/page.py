@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -12,6 +11,7 @@ from typing import Any
 from benchmarks import behind, machine
 from benchmarks.causes import Causes
 from benchmarks.latency import FULL, NARROW
+from benchmarks.raw import write_raw
 from benchmarks.standing import LEAST_ROUNDS, best
 from benchmarks.tables import table, write_between
 from quantize.files import write_atomic
@@ -92,8 +92,7 @@ def publish(results: Row, causes: Causes, root: Path) -> None:
     """
     write_between(root / "README.md", excerpt(results, causes))
     write_atomic(root / "docs" / "benchmarks.md", f"{whole(results, causes)}\n".encode())
-    content = json.dumps(results, indent=1)
-    write_atomic(root / "docs" / "benchmarks.json", f"{content}\n".encode())
+    write_raw(results, root / "docs" / "benchmarks.json")
 
 
 # --------------------------------------------------------------------------- conditions

@@ -35,10 +35,11 @@ from benchmarks.peers import (
     make,
     make_ours,
 )
+from benchmarks.raw import write_raw
 from benchmarks.servers import Server
 from quantize.engines import inc
 from quantize.errors import QuantizeError
-from quantize.files import make_folder, write_atomic
+from quantize.files import make_folder
 from quantize.runtime import cores
 
 PARTS = ("latency", "accuracy", "tuning", "scripts")
@@ -156,8 +157,7 @@ class Suite:
 
     def _keep(self, start: float) -> None:
         self.results["seconds"] = round(time.monotonic() - start, 1)
-        content = json.dumps(self.results, indent=1).encode()
-        write_atomic(self.plan.output / "results.json", content + b"\n")
+        write_raw(self.results, self.plan.output / "results.json")
 
     def _prepare_environments(self, say: Say) -> None:
         for peer in self.peers:

@@ -146,7 +146,8 @@ class Workshop:
 
     def _by_onnxruntime(self, plan: Plan) -> onnx.ModelProto:
         encodings = self.encodings(plan)
-        write_atomic(self.folder / f"{plan.key}.npz", npz_bytes(encodings.to_arrays()))
+        kept = replace(encodings, source=self.job.model.sha256)
+        write_atomic(self.folder / f"{plan.key}.npz", npz_bytes(kept.to_arrays()))
         form = plan.format, plan.scheme, plan.keep_float, shape_of(encodings)
         if form in self._written:
             again = refilled(self._written[form], encodings)

@@ -159,6 +159,9 @@ class Encoding:
     axis: int | None = None
 
 
+_SOURCE = "source:sha256"
+
+
 @dataclass(frozen=True, eq=False)
 class Encodings:
     """What the repairs decided, for whoever writes the int8 file: nothing of it is recomputed.
@@ -168,14 +171,23 @@ class Encodings:
         constants: name -> repaired value, float32; one with an encoding is scale times integer
             exactly, one without belongs to a layer that stays float.
         biases: name of a layer -> its bias, float32 [M], also where it had none.
+        source: sha256 of the float file that they were decided for (hex), or None where nobody
+            knows.
     """
 
     tensors: Mapping[str, Encoding]
     constants: Mapping[str, NDArray[np.float32]]
     biases: Mapping[str, NDArray[np.float32]]
+    source: str | None = None
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for an .npz: weights as int8, since their scales are there too."""
+        arrays = self._decided()
+        if self.source is not None:
+            arrays[_SOURCE] = np.frombuffer(bytes.fromhex(self.source), np.uint8)
+        return arrays
+
+    def _decided(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         for name, encoding in sorted(self.tensors.items()):
             arrays[f"scale:{name}"] = encoding.scale
@@ -201,6 +213,8 @@ class Encodings:
         tensors: dict[str, Encoding] = {}
         constants: dict[str, NDArray[np.float32]] = {}
         biases: dict[str, NDArray[np.float32]] = {}
+        arrays = dict(arrays)
+        source = _digest(arrays.pop(_SOURCE, None))
         for key in sorted(arrays, key=lambda key: not key.startswith("scale:")):
             kind, _, name = key.partition(":")
             if kind == "scale":
@@ -219,13 +233,13 @@ class Encodings:
                 biases[name] = np.asarray(arrays[key], np.float32)
             elif kind != "point":
                 raise ValueError(f"no part of encodings is called {key!r}")
-        return cls(tensors, constants, biases)
+        return cls(tensors, constants, biases, source)
 
     @property
     def sha256(self) -> str:
-        """Hex hash of all names, shapes and values."""
+        """Hex hash of all names, shapes and values that were decided, whatever the source."""
         digest = hashlib.sha256()
-        for name, array in self.to_arrays().items():
+        for name, array in self._decided().items():
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -233,6 +247,14 @@ class Encodings:
     def _integers(self, name: str, value: NDArray[np.float32]) -> NDArray[np.int8]:
         encoding = self.tensors[name]
         return np.asarray(np.rint(value / _along(encoding, value.ndim)), np.int8)
+
+
+def _digest(array: NDArray[Any] | None) -> str | None:
+    if array is None:
+        return None
+    if array.dtype != np.uint8 or array.shape != (32,):
+        raise ValueError("the encodings name no float model by a sha256")
+    return array.tobytes().hex()
 
 
 def dequantize(integers: NDArray[Any], encoding: Encoding) -> NDArray[np.float32]:

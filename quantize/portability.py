@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ from quantize.job import Given, Images, Tally, open_job
 from quantize.measure import predictor, timing_of, verify_files
 from quantize.overflow import overflows
 from quantize.plan import EXIT_CODES, Cpu, Fidelity, Outcome, Verdict, worst
-from quantize.report.cpus import row
-from quantize.report.values import finite
+from quantize.report.elsewhere import Elsewhere
 from quantize.report.verdict import verdict_lines, verdict_to_json
 from quantize.verdict import judge
 
@@ -41,71 +40,6 @@ _BATCH = 4
 _SEED = 0
 _MOST_OF_THE_REST = 0.8
 """Share of the time left of a whole run that emulation may take: its report comes after."""
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """What one other processor shows.
-
-    Attributes:
-        verdict: there, against the float model here; its time is not measured.
-        images: that were run there.
-        against_here: int8 there against int8 here on them.
-        proven: whether the weights leave no sum of two products that could overflow.
-    """
-
-    verdict: Verdict
-    images: int
-    against_here: Fidelity
-    proven: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return {
-            **verdict_to_json(self.verdict),
-            "emulated_images": self.images,
-            "against_here": finite(asdict(self.against_here)),
-            "proven": self.proven,
-        }
-
-    @property
-    def outcome(self) -> Outcome:
-        """Met, unmet or undecided there."""
-        return self.verdict.outcome
-
-    def row(self) -> dict[str, Any]:
-        """What a report keeps of it."""
-        return row(
-            self.verdict,
-            images=self.images,
-            emulated=True,
-            against_here=self.against_here,
-            proven=self.proven,
-        )
-
-    def lines(self) -> list[str]:
-        """For people."""
-        seen = self.verdict
-        lines = first_lines(seen.cpu, self.images, self.against_here)
-        if seen.drop is not None:
-            lines.append(
-                f"           drop {seen.drop.points:.2f} points, 95 % interval"
-                f" {seen.drop.low:.2f} to {seen.drop.high:.2f}"
-            )
-        return [*lines, verdict_lines(seen)[-1]]
-
-
-def first_lines(cpu: Cpu, images: int, against_here: Fidelity) -> list[str]:
-    """How a processor adds two products, and how near its answers are to those of this one."""
-    adds = "cut off at 16 bits" if cpu.saturates else "exact"
-    db = against_here.sqnr_db
-    equal = "identical scores" if np.isinf(db) else f"{db:.1f} dB"
-    return [
-        "",
-        cpu.name,
-        f"           sums of two products are {adds}; {images} images,"
-        f" {100 * against_here.agreement:.2f} % of the answers as here, {equal}",
-    ]
 
 
 @dataclass(frozen=True)
@@ -301,7 +235,8 @@ def _judged(found: Seen, here: Verdict, *, proven: bool) -> Elsewhere:
     if proven and np.isinf(found.against_here.sqnr_db):
         same = f"{here.reason}; nothing can overflow, and the scores are those seen here"
         verdict = replace(here, reason=same, latency=None, cpu=found.cpu)
-    return Elsewhere(verdict, found.comparison.float_.images, found.against_here, proven)
+    images = found.comparison.float_.images
+    return Elsewhere(found.cpu, images, found.against_here, proven, verdict)
 
 
 def _shuffled(images: Images) -> Images:

@@ -7,7 +7,9 @@ calibrates and repairs anew, which is how one remedy is tried by hand.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from quantize.plan import OnProgress
 
 _LARGEST = 1 << 30
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def apply(
@@ -52,7 +55,8 @@ def apply(
         model: the float file.
         plan: engine, format, repairs and nodes left float.
         output: where the int8 file goes.
-        encodings: of the run that made the plan; then no images are needed.
+        encodings: of the run that made the plan; then no images are needed. Where they say which
+            float file they are of, it must be this.
         config: otherwise, says which images calibrate.
         calibration: images from Python instead of the configured ones.
         on_progress: told while it works.
@@ -99,6 +103,8 @@ def read_plan(path: Path) -> Plan:
 def read_encodings(path: Path, plan: Plan) -> Encodings:
     """The encodings of an encodings.npz, checked against the plan's hash.
 
+    Where an older version wrote it, a report.json beside it may say which model they are of.
+
     Raises:
         DataError: the file is missing, damaged, or not the plan's.
     """
@@ -114,31 +120,29 @@ def read_encodings(path: Path, plan: Plan) -> Encodings:
         raise DataError(
             f"encodings {path} are not those of the plan", "name the encodings.npz beside the plan"
         )
-    return found
+    return replace(found, source=found.source or _tuned(path.parent))
 
 
-def check_source(model: Path, encodings: Path) -> None:
-    """Refuse the encodings of another model, where their run folder says which it tuned.
+def _tuned(folder: Path) -> str | None:
+    """The sha256 of the float file that a run tuned, or None where no report says."""
+    try:
+        found = json.loads((folder / REPORT).read_text(encoding="utf-8"))["float_model"]["sha256"]
+        return found if _SHA256.fullmatch(found) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _check_source(model: Path, encodings: Encodings) -> None:
+    """Refuse the encodings of another model, where they say which they are of.
 
     Scales and weights may have the very names and shapes of a network that was trained again.
-
-    Args:
-        model: the float file.
-        encodings: the file; a report.json may lie beside it.
-
-    Raises:
-        DataError: the run tuned another file.
     """
-    try:
-        report = json.loads((encodings.parent / REPORT).read_text(encoding="utf-8"))
-        tuned = report["float_model"]["sha256"]
-        same = tuned == sha256(model)
-    except (OSError, ValueError, TypeError, KeyError):
-        return  # nobody says; what the model lacks is found later
-    if not same:
+    digest = sha256(model)
+    if encodings.source not in (None, digest):
         raise DataError(
-            f"encodings {encodings} are of a run that tuned another model than {model}",
-            "give the float model of that run, or apply the plan with --config",
+            f"the encodings are of another model than {model}: of sha256 {encodings.source[:12]},"
+            f" and this is {digest[:12]}",
+            "give the float model of the run that made them, or apply the plan with --config",
         )
 
 
@@ -174,6 +178,7 @@ def _fits(shape: tuple[int, ...] | None, encoding: Encoding) -> bool:
 
 def _from_encodings(model: Path, plan: Plan, encodings: Encodings) -> bytes:
     proto = open_proto(model)
+    _check_source(model, encodings)
     prepared = prepare(proto, run_once, image_size(proto))
     _check_suits(prepared.model, encodings, model)
     spans = dict.fromkeys(float_tensors(prepared.model), Range(0.0, 1.0))

@@ -6,6 +6,8 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
 # shellcheck source=scripts/find_python.sh
 . "$here/find_python.sh"
+# shellcheck source=scripts/flags.sh
+. "$here/flags.sh"
 
 usage() {
     cat >&2 <<'EOF'
@@ -20,43 +22,30 @@ EOF
 
 input_model='' output_model='' config='' dataset=''
 args=()
-while [ $# -gt 0 ]; do
-    [[ $1 =~ ^[[:space:]]*$ ]] && { shift; continue; } # a blank, from a pasted line continuation
-    flag=${1%%=*}
-    case $flag in
-        --fresh) [ "$1" = --fresh ] || usage; args+=(--fresh); shift; continue ;;
-        --dry_run) [ "$1" = --dry_run ] || usage; args+=(--dry-run); shift; continue ;;
-        --input_model | --output_model | --config | --dataset_location | --label_path) ;;
-        --quant_format | --budget | --set) ;;
-        -h | --help) usage ;;
-        *) echo "run_tuning.sh: unknown argument: $1" >&2; usage ;;
-    esac
+valued='--input_model --output_model --config --dataset_location --label_path --quant_format --budget --set'
+switches='--fresh --dry_run'
+take() {
     case $1 in
-        *=*) value=${1#*=}; shift ;;
-        *) [ $# -ge 2 ] || { echo "run_tuning.sh: $flag needs a value" >&2; usage; }
-           value=$2; shift 2 ;;
+        --fresh) args+=(--fresh) ;;
+        --dry_run) args+=(--dry-run) ;;
+        --input_model) input_model=$2 ;;
+        --output_model) output_model=$2 ;;
+        --config) config=$2 ;;
+        --dataset_location) dataset=$2; args+=("--dataset-location=$2") ;;
+        --label_path) args+=("--label-path=$2") ;;
+        --quant_format) args+=("--quant-format=$2") ;;
+        --budget) args+=("--budget=$2") ;;
+        --set) args+=("--set=$2") ;;
     esac
-    case $value in
-        '' | --*) echo "run_tuning.sh: $flag needs a value" >&2; usage ;;
-    esac
-    case $flag in
-        --input_model) input_model=$value ;;
-        --output_model) output_model=$value ;;
-        --config) config=$value ;;
-        --dataset_location) dataset=$value; args+=("--dataset-location=$value") ;;
-        --label_path) args+=("--label-path=$value") ;;
-        --quant_format) args+=("--quant-format=$value") ;;
-        --budget) args+=("--budget=$value") ;;
-        --set) args+=("--set=$value") ;;
-    esac
-done
+}
+read_flags "$@"
 
 [ -n "$config" ] || [ -z "$dataset" ] || config=$here/../configs/resnet50_v1_5.yaml
 missing=''
 [ -n "$input_model" ] || missing="$missing --input_model"
 [ -n "$config" ] || missing="$missing --config"
 [ -n "$output_model" ] || missing="$missing --output_model"
-[ -z "$missing" ] || { echo "run_tuning.sh: missing:$missing" >&2; usage; }
+[ -z "$missing" ] || refuse "missing:$missing"
 
 find_python
 exec "$python" -P -m quantize tune "--config=$config" "--output=$output_model" \

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import typer
 
 import quantize
 from conftest import CLASSES, SIZE, tree
+from quantize import cli as command_line
 from quantize.cli.options import seconds as seconds_of
 from quantize.console import PlainFormatter, ProgressPrinter, printable
 from quantize.plan import Progress
@@ -448,22 +450,76 @@ def test_a_reader_that_leaves_does_not_matter(done):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_full_disk_behind_standard_output_is_one_line(done, more):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "{output}"],
+        ["inspect", "{output}", "--json"],
+        ["--help"],
+        ["tune", "--help"],
+        ["--version"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_one_line(done, arguments, unbuffered):
     job, _ = done
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
-            [sys.executable, "-m", "quantize", "inspect", str(job.output), *more],
+            [sys.executable, "-m", "quantize", *(a.format(output=job.output) for a in arguments)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered},
             check=False,
             timeout=60,
         )
     assert process.returncode == 2
     assert process.stderr.startswith("quantize: error: cannot write standard output: ")
     assert process.stderr.count("\n") == 1
+
+
+ENDING = """\
+import atexit, os, signal, sys
+from quantize import cli
+def kill():
+    os.kill(os.getpid(), signal.{request})
+class Last:
+    def __del__(self, kill=kill):
+        kill()
+{when}
+cli.main()
+"""
+"""Somebody asks the process to stop when its command is over."""
+
+
+@pytest.mark.parametrize("request_", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("when", ["atexit.register(kill)", "last = Last()"])
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("nosuch", 2)])
+def test_who_stops_a_finished_command_is_too_late(request_, when, argument, code):
+    process = subprocess.run(
+        [sys.executable, "-c", ENDING.format(request=request_, when=when), argument],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=60,
+    )
+    assert process.returncode == code
+    assert process.stdout == (f"quantize {quantize.__version__}\n" if code == 0 else "")
+    assert "Interrupt" not in process.stderr
+
+
+def test_a_stop_while_an_error_is_told_is_an_interruption_like_any_other(cli, monkeypatch):
+    told = []
+
+    def complain(line):
+        told.append(line)
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(command_line, "complain", complain)
+    assert cli("inspect", "nowhere.onnx").code == 143
+    assert told[1] == "quantize: terminated; the same command continues"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

@@ -1,5 +1,6 @@
 """`apply` with the encodings of a run: that run's model, and no other."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ from onnx import numpy_helper
 from conftest import CLASSES, SIZE
 from models import tiny_resnet
 from quantize.errors import DataError
-from quantize.plan import Encoding
-from quantize.rebuild import apply, check_source, read_encodings, read_plan
+from quantize.files import npz_bytes, sha256
+from quantize.npz import unpack
+from quantize.plan import Encoding, Encodings
+from quantize.rebuild import apply, read_encodings, read_plan
 
 
 @pytest.fixture
@@ -27,34 +30,74 @@ def saved(folder, **options):
     return path
 
 
+@pytest.fixture
+def retrained(done, tmp_path):
+    """The same network with other weights."""
+    model = onnx.load(done[0].model)
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    return tmp_path / "other.onnx"
+
+
+def older(run, folder):
+    """A copy of a run's encodings as versions wrote them that did not name the float file."""
+    file = folder / "encodings.npz"
+    encodings = Encodings.from_arrays(unpack((run / "encodings.npz").read_bytes()))
+    file.write_bytes(npz_bytes(replace(encodings, source=None).to_arrays()))
+    return file
+
+
 def test_the_model_of_the_run_gives_the_same_bytes(made, tmp_path):
     job, plan, encodings = made
-    check_source(job.model, job.run / "encodings.npz")
+    assert encodings.source == sha256(job.model)
     again = apply(job.model, plan, tmp_path / "again.onnx", encodings=encodings)
     assert again.read_bytes() == job.output.read_bytes()
 
 
-def test_the_same_network_with_other_weights_is_told_by_the_report(made, tmp_path):
+def test_the_same_network_with_other_weights_is_told_by_the_encodings(made, retrained, cli):
     job, _, _ = made
-    model = onnx.load(job.model)
-    tensor = model.graph.initializer[0]
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
-    onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(DataError, match=r"of a run that tuned another model than .*other\.onnx"):
-        check_source(tmp_path / "other.onnx", job.run / "encodings.npz")
+    alone = retrained.parent / "alone"
+    alone.mkdir()
+    for name in ("plan.json", "encodings.npz"):
+        shutil.copy(job.run / name, alone)
+    files = ("--plan", alone / "plan.json", "--encodings", alone / "encodings.npz")
+    answer = cli("apply", retrained, *files, "-o", alone / "out.onnx")
+    assert answer.code == 2
+    assert answer.err == (
+        f"quantize: error: the encodings are of another model than {retrained}: of sha256"
+        f" {sha256(job.model)[:12]}, and this is {sha256(retrained)[:12]}; give the float model of"
+        " the run that made them, or apply the plan with --config\n"
+    )
+    assert not (alone / "out.onnx").exists()
+    assert cli("apply", job.model, *files, "-o", alone / "out.onnx").code == 0
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"float_model": 1}'])
-def test_without_a_report_nobody_says(made, tmp_path, content):
-    job, _, _ = made
+def test_of_older_encodings_the_report_says_which_model_they_are_of(made, retrained, tmp_path):
+    job, plan, _ = made
+    file = older(job.run, tmp_path)
+    shutil.copy(job.run / "report.json", tmp_path)
+    encodings = read_encodings(file, plan)
+    with pytest.raises(DataError, match=r"of another model than .*other\.onnx: of sha256 \w{12}"):
+        apply(retrained, plan, tmp_path / "out.onnx", encodings=encodings)
+
+
+REPORTS = [None, "", "[]", "{}", '{"float_model": 1}', '{"float_model": {"sha256": "x"}}']
+
+
+@pytest.mark.parametrize("content", REPORTS)
+def test_of_older_encodings_without_a_report_nobody_says(made, tmp_path, content):
+    job, plan, _ = made
+    file = older(job.run, tmp_path)
     if content is not None:
         (tmp_path / "report.json").write_text(content)
-    check_source(job.model, tmp_path / "encodings.npz")
+    assert read_encodings(file, plan).source is None
 
 
 def test_a_layer_of_another_shape_is_named(made, tmp_path):
     _, plan, encodings = made
     wider = saved(tmp_path, classes=CLASSES + 3)
+    encodings = replace(encodings, source=None)
     with pytest.raises(DataError, match=r"of another model than .*other\.onnx: it has no '"):
         apply(wider, plan, tmp_path / "out.onnx", encodings=encodings)
     assert not (tmp_path / "out.onnx").exists()

@@ -267,6 +267,12 @@ def test_encodings_survive_a_file(bench):
         assert one.SerializeToString() == two.SerializeToString()
 
 
+def test_the_float_file_survives_too():
+    named = Encodings({}, {}, {}, source="0f" * 32)
+    assert Encodings.from_arrays(named.to_arrays()).source == named.source
+    assert Encodings.from_arrays({}).source is None
+
+
 def test_the_hash_tells_every_change():
     scale = np.array([0.5, 0.25], np.float32)
     base = Encodings(
@@ -284,6 +290,7 @@ def test_the_hash_tells_every_change():
     ]
     assert len({each.sha256 for each in (base, *others)}) == 7
     assert replace(base, biases=dict(base.biases)).sha256 == base.sha256
+    assert replace(base, source="ab" * 32).sha256 == base.sha256
 
 
 @pytest.mark.parametrize(
@@ -294,6 +301,8 @@ def test_the_hash_tells_every_change():
         {"scale:w": np.ones(2, np.float32), "point:w": np.zeros(3, np.int32)},
         {"other:w": np.ones(2)},
         {"w": np.ones(2)},
+        {"source:sha256": np.zeros(31, np.uint8)},
+        {"source:sha256": np.zeros(32, np.float32)},
     ],
 )
 def test_arrays_of_another_form_are_refused(arrays):

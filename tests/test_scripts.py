@@ -180,6 +180,7 @@ def test_the_model_zoos_command_pasted_with_blanks_after_its_backslashes(spy, tm
         (("--input_model=",), "--input_model needs a value"),
         (("--input_model", "--config=c.yaml"), "--input_model needs a value"),
         (("--input_model ", "m"), "unknown argument"),
+        (("--input_model --config", "m"), "unknown argument"),
     ],
 )
 def test_wrong_flags_show_the_usage(spy, script, arguments, says):

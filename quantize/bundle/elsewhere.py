@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,41 +12,8 @@ from quantize.bundle.alone import Alone, judge_alone
 from quantize.bundle.expected import Expected
 from quantize.job import Images
 from quantize.measure import predictor
-from quantize.plan import Cpu, Fidelity, Outcome
-from quantize.portability import cannot_overflow, first_lines, seen_on
-from quantize.report.values import finite
-
-
-@dataclass(frozen=True)
-class AloneElsewhere:
-    """What one other processor shows.
-
-    Attributes:
-        cpu: that one.
-        alone: of the answers there.
-        images: that were run there.
-        against_here: int8 there against int8 here on them.
-        proven: whether the weights leave no sum of two products that could overflow.
-    """
-
-    cpu: Cpu
-    alone: Alone
-    images: int
-    against_here: Fidelity
-    proven: bool
-
-    @property
-    def outcome(self) -> Outcome:
-        """Met, unmet or undecided there."""
-        return self.alone.outcome
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return finite(asdict(self))  # type: ignore[no-any-return]
-
-    def lines(self) -> list[str]:
-        """For people."""
-        return [*first_lines(self.cpu, self.images, self.against_here), self.alone.line()]
+from quantize.portability import cannot_overflow, seen_on
+from quantize.report.elsewhere import Elsewhere
 
 
 def alone_elsewhere(
@@ -59,7 +25,7 @@ def alone_elsewhere(
     budget: float,
     *,
     same_images: bool,
-) -> tuple[AloneElsewhere, ...]:
+) -> tuple[Elsewhere, ...]:
     """Compare the accuracy on other processors with the float accuracy as released.
 
     Args:
@@ -85,5 +51,6 @@ def alone_elsewhere(
         if proven and np.isinf(seen.against_here.sqnr_db):
             reason = f"{here.reason}; nothing can overflow, and the scores are those seen here"
             alone = replace(here, reason=reason)
-        found.append(AloneElsewhere(seen.cpu, alone, there.images, seen.against_here, proven))
+        near = seen.against_here
+        found.append(Elsewhere(seen.cpu, there.images, near, proven, alone=alone))
     return tuple(found)

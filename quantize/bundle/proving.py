@@ -15,7 +15,7 @@ import numpy as np
 
 from quantize.bundle.alone import Alone, judge_alone
 from quantize.bundle.contract import Contract
-from quantize.bundle.elsewhere import AloneElsewhere, alone_elsewhere
+from quantize.bundle.elsewhere import alone_elsewhere
 from quantize.bundle.expected import Expected, Row, expected_of, rows
 from quantize.bundle.opening import Bundle, opened
 from quantize.bundle.parent import check_parent
@@ -34,7 +34,8 @@ from quantize.job import (
 from quantize.latency import Timing, single
 from quantize.measure import predictor, verify_files
 from quantize.plan import EXIT_CODES, Cpu, Evaluation, OnProgress, Verdict, worst
-from quantize.portability import BUDGET_S, Elsewhere, elsewhere, known_processors
+from quantize.portability import BUDGET_S, elsewhere, known_processors
+from quantize.report.elsewhere import Elsewhere
 from quantize.runtime import cores, cpu
 
 _WORDS = {"met": "GOAL MET", "unmet": "GOAL NOT MET", "undecided": "UNDECIDED"}
@@ -64,7 +65,7 @@ class Proof:
     made_on: str
     cpu: Cpu
     digest: bool
-    elsewhere: tuple[Elsewhere | AloneElsewhere, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -146,7 +147,7 @@ def verify_bundle(
         seen = _images(contract, Path(images), Path(labels) if labels else None, on_progress)
         same_images = seen.digest == expected.images_sha256
         verdict = alone = None
-        others: tuple[Elsewhere | AloneElsewhere, ...]
+        others: tuple[Elsewhere, ...]
         if float_model is None:
             answers = _answers(bundle, seen)
             figures = _figures_alone(bundle, expected, seen, answers)

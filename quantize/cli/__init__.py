@@ -23,7 +23,7 @@ from quantize.cli import (
     trying,
     tuning,
 )
-from quantize.cli.printing import complain, open_streams
+from quantize.cli.printing import complain, open_streams, say, standard_output
 from quantize.console import PlainFormatter
 from quantize.errors import Interrupted, QuantizeError
 
@@ -63,31 +63,48 @@ for command in _COMMANDS:
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     open_streams()
+    try:
+        code = _run()
+    except Interrupted as stop:
+        complain(f"quantize: {stop}; the same command continues")
+        code = stop.exit_code
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run the command; what it exits with is settled then, whoever still asks to stop."""
     for request in _STOPS:
         signal.signal(request, _stop)
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
-        app()
+        with standard_output():
+            app()
+    except SystemExit as done:
+        return done.code
     except QuantizeError as error:
         complain(f"quantize: error: {error}")
-        sys.exit(error.exit_code)
-    except Interrupted as stop:
-        complain(f"quantize: {stop}; the same command continues")
-        sys.exit(stop.exit_code)
-    sys.exit(0)
+        return error.exit_code
+    finally:
+        _ignore_stops()
+    return 0
 
 
 def _stop(request: int, _frame: object) -> None:
-    for every in _STOPS:  # once is enough: the way out must not be cut short
-        signal.signal(every, signal.SIG_IGN)
+    _ignore_stops()  # once is enough: the way out must not be cut short
     raise Interrupted(128 + request)
+
+
+def _ignore_stops() -> None:
+    """For good: the interpreter, as it ends, gives up every handler but this one."""
+    for request in _STOPS:
+        signal.signal(request, signal.SIG_IGN)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"quantize {__version__}")
+        say({}, [f"quantize {__version__}"], as_json=False)
         raise typer.Exit
 
 

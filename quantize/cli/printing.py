@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 from quantize.console import ProgressPrinter, printable
 from quantize.report.values import finite
@@ -34,25 +34,61 @@ def progress(quiet: bool) -> Iterator[ProgressPrinter | None]:
         yield printer
 
 
-def say(content: Any, lines: list[str], as_json: bool) -> None:
-    """Print for machines or for people.
+class _StandardOutput:
+    """Standard output that says in one line what it cannot take, whoever prints: typer the help."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._whole():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._whole():
+            self._stream.flush()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            if not isinstance(error, BrokenPipeError):  # `| head -1` has what it wants
+                from quantize.files import cannot_write  # numpy comes with it
+
+                raise cannot_write(Path("standard output"), error) from error
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """What is printed meanwhile, also by others.
 
     Raises:
         OutputError: standard output is a file, and its disk is full.
     """
+    stream = _StandardOutput(sys.stdout)
     try:
-        if as_json:
-            print(json.dumps(finite(content), indent=2, allow_nan=False))
-        else:
-            print("\n".join(map(printable, lines)))
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still in the buffer goes nowhere, or it would be tried again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # `| head -1` has what it wants
-            from quantize.files import cannot_write  # numpy comes with it
+        with redirect_stdout(cast("TextIO", stream)):
+            yield
+    finally:
+        if stream.failed:
+            # What is still in the buffer goes nowhere, or it would be tried again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-            raise cannot_write(Path("standard output"), error) from error
+
+def say(content: Any, lines: list[str], as_json: bool) -> None:
+    """Print for machines or for people."""
+    if as_json:
+        print(json.dumps(finite(content), indent=2, allow_nan=False))
+    else:
+        print("\n".join(map(printable, lines)))
+    sys.stdout.flush()
 
 
 def open_streams() -> None:

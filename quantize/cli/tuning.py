@@ -111,8 +111,6 @@ def apply(
 
     wanted = rebuild.read_plan(plan)
     given = rebuild.read_encodings(encodings, wanted) if encodings else None
-    if encodings:
-        rebuild.check_source(model, encodings)
     settings = configuration(config, overrides) if config else None
     with progress(quiet) as on_progress:
         made = rebuild.apply(

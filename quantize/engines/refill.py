@@ -7,6 +7,7 @@ one array. What comes is byte for byte what the quantizer would write.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,8 +55,14 @@ def refilled(made: onnx.ModelProto, given: Encodings) -> onnx.ModelProto | None:
             return None
     for name in given.constants.keys() - given.tensors.keys():
         filled.put(name, given.constants[name])
-    biases = all(_put_bias(filled, node, given) for node in copy.graph.node)
-    return copy if biases else None
+    for node in copy.graph.node:
+        bias = given.biases.get(node.name.removesuffix("_quant"))
+        if bias is None or node.op_type not in _OPERANDS:
+            continue
+        place = _place_of_bias(filled.view, node)
+        if place is None or not _put_bias(filled, place, bias):
+            return None
+    return copy
 
 
 def integers(weight: NDArray[np.float32], encoding: Any) -> NDArray[np.int8]:
@@ -93,34 +100,48 @@ class _Constants:
         return True
 
 
-def _put_bias(filled: _Constants, node: onnx.NodeProto, given: Encodings) -> bool:
-    """Fill in the node's bias, if it is one of those given; whether that could be done.
+@dataclass(frozen=True)
+class _Place:
+    """Where the bias of a layer lies.
 
-    It is rounded in steps of input scale times weight scale: two operands of a QLinear operator,
-    or those of the nodes that a QDQ layer reads.
+    Attributes:
+        bias: name of its constant.
+        steps: names of the scales of input and weight, or None where the layer stayed float.
+        scale: name of the bias's own scale; empty where the operator works it out itself.
     """
-    layer = node.name.removesuffix("_quant")
-    if layer not in given.biases or node.op_type not in _OPERANDS:
-        return True
-    wanted = given.biases[layer]
+
+    bias: str
+    steps: tuple[str, str] | None
+    scale: str = ""
+
+
+def _place_of_bias(view: View, node: onnx.NodeProto) -> _Place | None:
+    """Among the operands of a QLinear operator, or those of the nodes that a QDQ layer reads."""
     places = _OPERANDS[node.op_type]
     if max(places) >= len(node.input):
-        return False
+        return None
     bias, one, other = (node.input[place] for place in places)
-    scale_name = ""  # a QLinear operator works it out itself
-    if node.op_type in ("Conv", "Gemm"):
-        behind = [filled.view.producers.get(name) for name in (bias, one, other)]
-        if behind[0] is None:  # the layer stayed float
-            return filled.put(bias, wanted)
-        if any(node is None or node.op_type != "DequantizeLinear" for node in behind):
-            return False
-        (bias, scale_name), (_, one), (_, other) = (node.input[:2] for node in behind if node)
-    steps = filled.value(one), filled.value(other)
-    if steps[0] is None or steps[1] is None:
+    if node.op_type not in ("Conv", "Gemm"):
+        return _Place(bias, (one, other))
+    behind = [view.producers.get(name) for name in (bias, one, other)]
+    if behind[0] is None:
+        return _Place(bias, None)
+    if any(node is None or node.op_type != "DequantizeLinear" for node in behind):
+        return None
+    (bias, scale), (_, one), (_, other) = (node.input[:2] for node in behind if node)
+    return _Place(bias, (one, other), scale)
+
+
+def _put_bias(filled: _Constants, place: _Place, bias: NDArray[np.float32]) -> bool:
+    """Fill in a bias, rounded in steps of input scale times weight scale; whether that went."""
+    if place.steps is None:
+        return filled.put(place.bias, bias)
+    one, other = map(filled.value, place.steps)
+    if one is None or other is None:
         return False
-    scale = np.asarray(steps[0] * steps[1], np.float32)
-    exact = np.rint(wanted.astype(np.float64) / scale.astype(np.float64))
+    scale = np.asarray(one * other, np.float32)
+    exact = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
     if np.abs(exact).max(initial=0) >= _MOST:  # the quantizer would change the weight's scale
         return False
-    filled.put(scale_name, scale)
-    return filled.put(bias, exact.astype(np.int32))
+    filled.put(place.scale, scale)
+    return filled.put(place.bias, exact.astype(np.int32))

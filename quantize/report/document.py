@@ -23,8 +23,8 @@ from quantize.graph.view import opset
 from quantize.job import Images, Job
 from quantize.measure import Verified, timing_of
 from quantize.plan import Latency, SearchResult, Trial, Verdict
-from quantize.portability import Elsewhere
 from quantize.probe import shapes_of
+from quantize.report.elsewhere import Elsewhere
 from quantize.report.tables import Tables
 from quantize.report.values import finite
 from quantize.versions import versions
