@@ -197,7 +197,7 @@ class Operator:
 
     def __init__(self, model: bytes, *, threads: int, name: str) -> None:
         self._session = Session(
-            model, threads=threads, name=f"node {name}", arena=False, fuse=False
+            model, threads=threads, name=f"node {name}", arena=False, fuse=False, spin=False
         )
 
     def pieces(self, images: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:

@@ -50,7 +50,7 @@ def layer_means(
     """
     known, limits = layers(model), absorbed_limits(model)
     outputs = [layer.output for layer in known]
-    session = Session(to_bytes(with_outputs(model, outputs)), threads=threads)
+    session = Session(to_bytes(with_outputs(model, outputs)), threads=threads, spin=False)
     sums: dict[str, NDArray[np.float64]] = {}
     for start in range(0, len(images), _AT_ONCE):
         piece = images[start : start + _AT_ONCE]
