@@ -6,7 +6,8 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -182,10 +183,12 @@ class Operator:
     """A few nodes as a model of their own, run on images a few at a time.
 
     Nothing is kept between runs, and nodes between DequantizeLinear and QuantizeLinear stay float.
+    A piece of the images is the work of one thread: a network has many small layers, and to divide
+    each of them takes longer than its work.
 
     Args:
         model: serialized.
-        threads: threads inside an operator.
+        threads: how many pieces are run at once.
         name: how errors call the node.
 
     Raises:
@@ -195,10 +198,12 @@ class Operator:
     _VALUES = 1 << 20
     """Of the largest input: so many at a time, unless one image has more."""
 
+    _PIECES = 4
+    """At least, whatever the number of threads: what a node gives may depend on its batch."""
+
     def __init__(self, model: bytes, *, threads: int, name: str) -> None:
-        self._session = Session(
-            model, threads=threads, name=f"node {name}", arena=False, fuse=False, spin=False
-        )
+        self._session = Session(model, name=f"node {name}", arena=False, fuse=False)
+        self._threads = threads
 
     def pieces(self, images: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
         """Each output for whole activations, as pieces along the first axis.
@@ -210,16 +215,31 @@ class Operator:
             ModelError: the node fails.
         """
         count = max(len(value) for value in images)
-        at_once = max(1, self._VALUES * count // max(1, *(value.size for value in images)))
-        made = [
-            self.once([value[start : start + at_once] for value in images])
+        fits = self._VALUES * count // max(1, *(value.size for value in images))
+        at_once = max(1, min(fits, math.ceil(count / self._PIECES)))
+        made = self.each(
+            [value[start : start + at_once] for value in images]
             for start in range(0, count, at_once)
-        ]
+        )
         return [list(parts) for parts in zip(*made, strict=True)]
+
+    def each(self, pieces: Iterable[Sequence[NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        """All outputs for each of these inputs, several at a time.
+
+        Raises:
+            ModelError: the node fails.
+        """
+        return list(_workers(self._threads).map(self.once, pieces))
 
     def once(self, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """All outputs for the inputs in order, at once."""
         return self._session.run_feeds(dict(zip(self._session.inputs, values, strict=True)))
+
+
+@lru_cache(maxsize=1)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """The threads of all operators: they start when there is work, and then stay."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="node")
 
 
 def cores() -> int:

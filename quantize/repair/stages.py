@@ -220,7 +220,8 @@ class _Finish:
 
     def __call__(self, given: list[Array], shift: Array) -> Tensor:
         added = shift if self.flat else shift.reshape(-1, 1, 1)
-        return np.concatenate([self.operator.once([piece, added])[0] for piece in given])
+        made = self.operator.each([piece, added] for piece in given)
+        return np.concatenate([output for [output] in made])
 
 
 def _run(operator: Operator, reads: tuple[str, ...], whole: bool, tensors: Tensors) -> list[Tensor]:
