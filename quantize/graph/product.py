@@ -22,4 +22,26 @@ def gram() -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["P", "G", "K"])],
         [helper.make_tensor_value_info("products", TensorProto.FLOAT, ["G", "K", "K"])],
     )
+    return _model(graph)
+
+
+def integer_gram() -> onnx.ModelProto:
+    """X uint8 [G,P,K] and z -> for each group the sum over P of (x - z) (x - z)^T, int32 [G,K,K]."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["rows"], perm=[0, 2, 1]),
+        helper.make_node("MatMulInteger", ["rows", "x", "zero", "zero"], ["products"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "integer_gram",
+        [
+            helper.make_tensor_value_info("x", TensorProto.UINT8, ["G", "P", "K"]),
+            helper.make_tensor_value_info("zero", TensorProto.UINT8, []),
+        ],
+        [helper.make_tensor_value_info("products", TensorProto.INT32, ["G", "K", "K"])],
+    )
+    return _model(graph)
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)

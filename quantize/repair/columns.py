@@ -21,8 +21,8 @@ _MOST_IMAGES = 64
 _AT_ONCE = 1 << 22
 """Values of the columns that are held at once, unless one group has more."""
 
-Columns = Iterator[tuple[slice, NDArray[np.float64]]]
-"""(groups, their columns float64 [g,P,K]), of all groups in order."""
+Columns = Iterator[tuple[slice, NDArray[Any]]]
+"""(groups, their columns [g,P,K], float32 or uint8), of all groups in order."""
 
 
 def conv_columns(
@@ -41,8 +41,7 @@ def conv_columns(
 
     Args:
         value: float32 [N,C,H,W], or uint8 with an encoding.
-        encoding: what the integers stand for; columns are then in units of its scale, so that
-            sums of their products are exact.
+        encoding: what the integers stand for; the padding is its zero point.
         kernel: height and width; strides and dilations likewise.
         strides: of the convolution.
         dilations: of the convolution.
@@ -50,7 +49,7 @@ def conv_columns(
         group: of the convolution.
 
     Yields:
-        Groups and their columns float64 [g,P,K] with K = C / group * kH * kW.
+        Groups and their columns [g,P,K] with K = C / group * kH * kW, of the value's type.
     """
     top, left, bottom, right = pads
     total = len(value)
@@ -74,12 +73,9 @@ def conv_columns(
         some = slice(start, min(start + at_once, group))
         own = taken[:, some.start * per_group : some.stop * per_group]
         own = own.reshape(images, -1, per_group, count, taps).transpose(1, 0, 3, 2, 4)
-        columns = own.astype(np.float64).reshape(len(own), images * count, -1)
-        columns -= zero
-        yield some, columns
+        yield some, own.reshape(len(own), images * count, -1)
 
 
-def matrix_columns(value: NDArray[Any], encoding: Encoding | None = None) -> Columns:
+def matrix_columns(value: NDArray[Any]) -> Columns:
     """The same for a matrix product: value [...,K] is its own columns, in one group."""
-    columns = value.reshape(1, -1, value.shape[-1]).astype(np.float64)
-    yield slice(0, 1), columns - (0 if encoding is None else encoding.zero_point)
+    yield slice(0, 1), value.reshape(1, -1, value.shape[-1])

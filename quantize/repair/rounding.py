@@ -2,10 +2,11 @@
 
 For one layer y = W x with W [M,K] the error of integers Q with scales s is the quadratic form
 sum_m (w_m - s_m q_m)^T H (w_m - s_m q_m), H = E[x x^T]. Rounding to the nearest ignores H's
-off-diagonal. Here columns are rounded one after the other, and the rounding error of each is
-carried over to the columns not yet rounded (Frantar and Alistarh, "Optimal Brain Compression",
-2022; Frantar et al., "GPTQ", 2023): with U the upper Cholesky factor of H^-1,
-w_j -= (w_i - s q_i) / U_ii * U_ij for j > i.
+off-diagonal. Here columns are rounded one after the other, each so that it makes up for the errors
+of those before (Frantar and Alistarh, "Optimal Brain Compression", 2022; Frantar et al., "GPTQ",
+2023). With H = V V^T, V upper triangular, the form is sum_j (sum_{i <= j} (w_i - s q_i) V_ij)^2:
+its j-th term is least for the integer nearest to (w_j + sum_{i < j} (w_i - s q_i) V_ij / V_jj) / s,
+and no inverse of H is needed (Chee et al., "QuIP", 2023).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from quantize.repair.portable import Partners, room
 from quantize.repair.scales import nearest
@@ -49,13 +49,12 @@ def round_by_least_squares(
     moments = moments.reshape(-1, *moments.shape[-2:])
     order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
     groups = np.arange(len(weight))[:, None, None]
-    sorted_moments = moments[groups, order[:, :, None], order[:, None, :]]
-    upper = _inverse_factors(sorted_moments)
+    shares = _shares(moments[groups, order[:, :, None], order[:, None, :]])
     # Columns of W lie together: [G,K,M].
-    rest = (weight.astype(np.float64) / scale[:, :, None]).transpose(0, 2, 1)
-    rest = np.ascontiguousarray(np.take_along_axis(rest, order[:, :, None], axis=1))
+    wanted = (weight.astype(np.float64) / scale[:, :, None]).transpose(0, 2, 1)
+    wanted = np.ascontiguousarray(np.take_along_axis(wanted, order[:, :, None], axis=1))
     beside = None if partners is None else _beside(order, partners)
-    integers = _rounded(rest, upper, limit, beside)
+    integers = _rounded(wanted, shares, limit, beside)
     result = np.empty(weight.shape, np.int8)
     np.put_along_axis(result, order[:, None, :], integers.transpose(0, 2, 1), axis=2)
     # What is carried over may meet the limit, or be rounded away again: each row keeps the better.
@@ -75,7 +74,7 @@ def _beside(order: NDArray[np.int64], partners: Partners) -> NDArray[np.int64]:
 
 
 def _limits(
-    integers: NDArray[np.int8], beside: NDArray[np.int64], limit: int
+    integers: NDArray[np.float64], beside: NDArray[np.int64], limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Between what a column [G,M] may lie, whose partners [G,L] of `integers` are rounded."""
     groups = np.arange(len(integers))[:, None]
@@ -85,34 +84,34 @@ def _limits(
 
 
 def _rounded(
-    rest: NDArray[np.float64],
-    upper: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+    shares: NDArray[np.float64],
     limit: int,
     beside: NDArray[np.int64] | None,
 ) -> NDArray[np.int8]:
-    """The integers int8 [G,K,M] of weights float64 [G,K,M] in steps; `rest` is used up.
+    """The integers int8 [G,K,M] of weights float64 [G,K,M] in steps.
 
-    A block of columns is rounded before the later ones are told, all at once.
+    A block of columns is told at once what the blocks before it left.
     """
     low: Any
     high: Any
     low, high = -limit, limit
-    integers = np.empty(rest.shape, np.int8)
-    columns = rest.shape[1]
+    integers, errors = np.empty_like(wanted), np.empty_like(wanted)
+    columns = wanted.shape[1]
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
-        errors = np.empty((len(rest), stop - start, rest.shape[2]))
+        told = shares[:, start:stop]
+        aims = wanted[:, start:stop] + told[:, :, :start] @ errors[:, :start]
         for i in range(start, stop):
+            nearby = integers[:, i]
+            aim = aims[:, i - start] + (told[:, i - start, None, start:i] @ errors[:, start:i])[:, 0]
             if beside is not None:
                 low, high = _limits(integers, beside[:, i], limit)
-            nearby = np.minimum(np.maximum(np.rint(rest[:, i]), low), high)  # np.clip is slow
-            integers[:, i] = nearby
-            error = (rest[:, i] - nearby) / upper[:, i, i, None]
-            rest[:, i + 1 : stop] -= upper[:, i, i + 1 : stop, None] * error[:, None]
-            errors[:, i - start] = error
-        if stop < columns:
-            rest[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
-    return integers
+            np.rint(aim, out=nearby)
+            np.maximum(nearby, low, out=nearby)  # np.clip is slow
+            np.minimum(nearby, high, out=nearby)
+            np.subtract(wanted[:, i], nearby, out=errors[:, i])
+    return integers.astype(np.int8)
 
 
 def _error(
@@ -126,23 +125,15 @@ def _error(
     return np.asarray(((missing @ moments) * missing).sum(axis=-1))
 
 
-def _inverse_factors(moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """U with U^T U = (H + damping)^-1 of each H [G,K,K], upper triangular.
+def _shares(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each earlier column's error a column takes over: V_ij / V_jj at [G,j,i], i < j.
 
-    Damping keeps H invertible. With J the reversal of rows, J H J = L L^T gives
-    H^-1 = (J L^-1 J)^T (J L^-1 J), and J L^-1 J is upper triangular.
+    V is the upper triangular factor of H + damping = V V^T of each H [G,K,K]; damping keeps it
+    from being singular. With J the reversal of rows and J H J = L L^T, V is J L J.
     """
-    width = moments.shape[1]
-    mean = np.trace(moments, axis1=1, axis2=2) / width
-    damped = moments + np.eye(width) * np.maximum(_DAMPING * mean, 1e-12)[:, None, None]
-    lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
-    # One call for many small matrices; LAPACK's for triangles takes half as long on a large one.
-    inverse = np.linalg.inv(lower) if len(lower) > 1 else _triangle(lower[0])[None]
-    return np.ascontiguousarray(inverse[:, ::-1, ::-1])
-
-
-def _triangle(lower: NDArray[np.float64]) -> NDArray[np.float64]:
-    inverse, failed = lapack.dtrtri(lower, lower=1)
-    if failed:
-        raise np.linalg.LinAlgError("the moments are not positive")
-    return np.asarray(inverse)
+    damped = moments[:, ::-1, ::-1].copy()
+    diagonal = np.einsum("gkk->gk", damped)
+    diagonal += np.maximum(_DAMPING * diagonal.mean(axis=1), 1e-12)[:, None]
+    lower = np.linalg.cholesky(damped)
+    lower /= np.einsum("gkk->gk", lower)[:, None, :]
+    return np.ascontiguousarray(lower[:, ::-1, ::-1].transpose(0, 2, 1))
