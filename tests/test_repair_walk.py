@@ -7,6 +7,7 @@ import pytest
 
 from quantize.plan import Encoding
 from quantize.repair.columns import matrix_columns
+from quantize.repair.moments import INTEGER_GRAM, moments_of
 from quantize.repair.walk import (
     POSITIONS,
     Plain,
@@ -18,6 +19,7 @@ from quantize.repair.walk import (
     stride_of,
     walk,
 )
+from quantize.runtime import Operator
 
 ALL = Remedies(scales=True, rounding=True, bias=True)
 RNG = np.random.default_rng(7)
@@ -64,14 +66,15 @@ def dense(name, read, made, seen=None, activation=None, **options):
     def finish(given, shift):
         return integers(np.clip(np.concatenate(given) + shift, low, high), made)
 
-    def columns(value):
-        return matrix_columns(value, ENCODINGS.get(read))
+    def moments(value):
+        return moments_of(matrix_columns(value), ENCODINGS.get(read), PRODUCT)
 
     options = {"limits": (low, high), "unit": float(ENCODINGS[read].scale), **options}
-    return Repairable(name, (read,), (made,), weight, bias, run, finish, columns=columns, **options)
+    return Repairable(name, (read,), (made,), weight, bias, run, finish, moments=moments, **options)
 
 
 RELU = (0.0, np.inf)
+PRODUCT = Operator(INTEGER_GRAM, threads=1, name="of the products")
 
 
 def network(seen=None):

@@ -26,19 +26,20 @@ def gram() -> onnx.ModelProto:
 
 
 def integer_gram() -> onnx.ModelProto:
-    """X uint8 [G,P,K] and z -> for each group the sum over P of (x - z) (x - z)^T, int32 [G,K,K]."""
+    """X uint8 [G,P,K], Y [G,P,L], z -> for each group the sum over P of (x - z) (y - z)^T, int32."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["rows"], perm=[0, 2, 1]),
-        helper.make_node("MatMulInteger", ["rows", "x", "zero", "zero"], ["products"]),
+        helper.make_node("MatMulInteger", ["rows", "y", "zero", "zero"], ["products"]),
     ]
     graph = helper.make_graph(
         nodes,
         "integer_gram",
         [
             helper.make_tensor_value_info("x", TensorProto.UINT8, ["G", "P", "K"]),
+            helper.make_tensor_value_info("y", TensorProto.UINT8, ["G", "P", "L"]),
             helper.make_tensor_value_info("zero", TensorProto.UINT8, []),
         ],
-        [helper.make_tensor_value_info("products", TensorProto.INT32, ["G", "K", "K"])],
+        [helper.make_tensor_value_info("products", TensorProto.INT32, ["G", "K", "L"])],
     )
     return _model(graph)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantize.plan import Encoding
@@ -59,21 +58,31 @@ def conv_columns(
     if any(pads):
         around = ((0, 0), (0, 0), (top, bottom), (left, right))
         value = np.pad(value, around, constant_values=zero)
+    images, channels, high, wide = value.shape
     reach = ((kernel[0] - 1) * dilations[0] + 1, (kernel[1] - 1) * dilations[1] + 1)
-    windows: NDArray[Any] = sliding_window_view(value, reach, (2, 3))  # type: ignore[call-overload]  # numpy's stub has one axis
-    windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    images, channels, height, width = windows.shape[:4]
-    per_group, taps = channels // group, kernel[0] * kernel[1]
-    wanted = -(-_COLUMNS * per_group * taps // images)
+    height, width = (high - reach[0]) // strides[0] + 1, (wide - reach[1]) // strides[1] + 1
+    per_column = channels // group * kernel[0] * kernel[1]
+    wanted = -(-_COLUMNS * per_column // images)
     count = min(max(_LEAST, min(wanted, _MOST)), height * width)
     spots = np.random.default_rng(0).choice(height * width, count, replace=False)
-    taken = windows[:, :, spots // width, spots % width]  # [N,C,P,kH,kW]
-    at_once = max(1, _AT_ONCE // (images * count * per_group * taps))
+    corners = spots // width * strides[0] * wide + spots % width * strides[1]
+    places = corners[:, None] + _window((channels // group, high, wide), kernel, dilations)
+    at_once = max(1, _AT_ONCE // (images * count * per_column))
     for start in range(0, group, at_once):
         some = slice(start, min(start + at_once, group))
-        own = taken[:, some.start * per_group : some.stop * per_group]
-        own = own.reshape(images, -1, per_group, count, taps).transpose(1, 0, 3, 2, 4)
-        yield some, own.reshape(len(own), images * count, -1)
+        own = value.reshape(images, group, -1)[:, some].take(places, axis=2)  # [N,g,P,K]
+        yield some, own.transpose(1, 0, 2, 3).reshape(own.shape[1], -1, per_column)
+
+
+def _window(
+    shape: tuple[int, int, int], kernel: tuple[int, int], dilations: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Where in the flattened values [C,H,W] of a group the first window lies, int64 [K]."""
+    channels, high, wide = shape
+    down = np.arange(kernel[0]) * dilations[0] * wide
+    across = np.arange(kernel[1]) * dilations[1]
+    first = np.arange(channels) * high * wide
+    return (first[:, None, None] + down[:, None] + across).reshape(-1)
 
 
 def matrix_columns(value: NDArray[Any]) -> Columns:

@@ -20,8 +20,11 @@ from quantize.runtime import Operator
 
 INTEGER_GRAM = to_bytes(integer_gram())
 
-_POSITIONS = 1 << 11
-"""That are added at once: so many products of 255 and 255 are far from the end of int32."""
+_POSITIONS = 1 << 15
+"""That are added at once: more products of 255 and 255 could leave int32."""
+
+_STRIP = 128
+"""Rows that are worked out at once, from the diagonal on: the rest of the square is their mirror."""
 
 Moments = Iterator[tuple[slice, NDArray[np.float64]]]
 """(groups, their moments float64 [g,K,K]), of all groups in order."""
@@ -47,10 +50,15 @@ def moments_of(columns: Columns, encoding: Encoding | None, product: Operator) -
 
 
 def _exact(values: NDArray[Any], zero_point: int, product: Operator) -> NDArray[np.float64]:
+    groups, positions, width = values.shape
     zero = np.asarray(zero_point, np.uint8)
-    starts = range(0, values.shape[1], _POSITIONS)
-    parts = product.each([values[:, start : start + _POSITIONS], zero] for start in starts)
-    total = np.zeros(parts[0][0].shape)
-    for [part] in parts:
-        total += part
+    total = np.zeros((groups, width, width))
+    strips = [slice(start, min(start + _STRIP, width)) for start in range(0, width, _STRIP)]
+    for start in range(0, positions, _POSITIONS):
+        some = values[:, start : start + _POSITIONS]
+        feeds = ([some[..., strip], some[..., strip.start :], zero] for strip in strips)
+        for strip, [made] in zip(strips, product.each(feeds), strict=True):
+            total[:, strip, strip.start :] += made
+    for strip in strips:
+        total[:, strip.stop :, strip] = total[:, strip, strip.stop :].transpose(0, 2, 1)
     return total
