@@ -114,7 +114,8 @@ def _channels(
     model: onnx.ModelProto, names: list[str], images: NDArray[np.float32], threads: int
 ) -> dict[str, Channels]:
     """What each named activation's channels do on these images."""
-    session = Session(to_bytes(with_channel_extremes(model, names)), threads=threads)
+    exposed = to_bytes(with_channel_extremes(model, names))
+    session = Session(exposed, threads=threads, spin=False)
     halves: tuple[dict[str, Channels], dict[str, Channels]] = ({}, {})
     done = [0, 0]
     for start in range(0, len(images), _PIECE):

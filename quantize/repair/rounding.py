@@ -95,7 +95,7 @@ def _rounded(
     """
     low: Any
     high: Any
-    low, high = -limit, limit
+    low, high = np.asarray(-limit, np.float64), np.asarray(limit, np.float64)
     integers, errors = np.empty_like(wanted), np.empty_like(wanted)
     columns = wanted.shape[1]
     for start in range(0, columns, _BLOCK):
