@@ -195,7 +195,7 @@ class Operator:
         ModelError: onnxruntime refuses the node.
     """
 
-    _VALUES = 1 << 20
+    _VALUES = 1 << 18
     """Of the largest input: so many at a time, unless one image has more."""
 
     _PIECES = 4
