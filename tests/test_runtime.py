@@ -12,7 +12,7 @@ from graphs import answers, build, noise
 from models import tiny_resnet
 from quantize import runtime
 from quantize.errors import Interrupted, ModelError
-from quantize.runtime import Session, cores, cpu
+from quantize.runtime import Operator, Session, cores, cpu
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,50 @@ def test_all_outputs_come_in_order():
     b, a = session.run(-np.ones((1, 3), np.float32))
     assert (b == 1).all()
     assert (a == 1).all()
+
+
+# --------------------------------------------------------------------------- operators
+
+SUM = build(
+    "(float[N,3] x, float[N,3] y) => (float[N,3] d, float[N,3] s) { d = Sub(x,y) s = Add(x,y) }"
+)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (3, 1), (8, 2), (9, 3), (21, 6)])
+def test_pieces_come_in_order_and_are_at_least_four_where_there_are_images(threads, count, most):
+    x, y = noise(count, 3), noise(count, 3, seed=1)
+    operator = Operator(SUM.SerializeToString(), threads=threads, name="s")
+    differences, sums = operator.pieces([x, y])
+    np.testing.assert_array_equal(np.concatenate(differences), x - y)
+    np.testing.assert_array_equal(np.concatenate(sums), x + y)
+    assert [len(piece) for piece in sums] == [len(piece) for piece in differences]
+    assert max(map(len, sums)) == most
+
+
+def test_large_images_come_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(Operator, "_VALUES", 5)
+    operator = Operator(SUM.SerializeToString(), threads=2, name="s")
+    differences, _ = operator.pieces([noise(9, 3), noise(9, 3)])
+    assert [len(piece) for piece in differences] == [1] * 9
+
+
+def test_what_fails_in_a_thread_is_an_error_of_the_node():
+    operator = Operator(SUM.SerializeToString(), threads=2, name="s")
+    wide = noise(2, 4)
+    with pytest.raises(ModelError) as caught:
+        operator.each([[noise(2, 3), noise(2, 3)], [wide, noise(2, 3)]])
+    one_line(caught, "node s fails on images [2, 4]: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system lists no threads")
+def test_many_operators_share_their_threads():
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
+    made = [Operator(SUM.SerializeToString(), threads=2, name="s") for _ in range(20)]
+    for operator in made:
+        operator.pieces([noise(8, 3), noise(8, 3)])
+    assert len(list(tasks.iterdir())) <= before + 2
 
 
 # ------------------------------------------------------------------------------ errors

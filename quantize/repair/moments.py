@@ -24,7 +24,7 @@ _POSITIONS = 1 << 15
 """That are added at once: more products of 255 and 255 could leave int32."""
 
 _STRIP = 128
-"""Rows that are worked out at once, from the diagonal on: the rest of the square is their mirror."""
+"""Rows that are worked out at once, from the diagonal on: the rest is their mirror."""
 
 Moments = Iterator[tuple[slice, NDArray[np.float64]]]
 """(groups, their moments float64 [g,K,K]), of all groups in order."""

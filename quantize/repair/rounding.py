@@ -104,7 +104,9 @@ def _rounded(
         aims = wanted[:, start:stop] + told[:, :, :start] @ errors[:, :start]
         for i in range(start, stop):
             nearby = integers[:, i]
-            aim = aims[:, i - start] + (told[:, i - start, None, start:i] @ errors[:, start:i])[:, 0]
+            aim = (
+                aims[:, i - start] + (told[:, i - start, None, start:i] @ errors[:, start:i])[:, 0]
+            )
             if beside is not None:
                 low, high = _limits(integers, beside[:, i], limit)
             np.rint(aim, out=nearby)
