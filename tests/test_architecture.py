@@ -41,7 +41,7 @@ DOORS = {
     "onnxruntime": r"runtime|engines\.ort",
     "onnx": r"graph\..*|engines\..*|repair\..*|bundle\..*|conversion\..*|demo\.train",
     "google": r"graph\.io|bundle\.model",
-    "scipy": r"distributions|paired|repair\.rounding|sequential|trinomial|demo\.train",
+    "scipy": r"distributions|paired|sequential|trinomial|demo\.train",
     "mlflow": r"tracking\.store",
     "threadpoolctl": r"remedies",
     "torch": r"conversion\.torch_pickle",

@@ -26,7 +26,7 @@ def gram() -> onnx.ModelProto:
 
 
 def integer_gram() -> onnx.ModelProto:
-    """X uint8 [G,P,K], Y [G,P,L], z -> for each group the sum of (x - z) (y - z)^T, int32 [G,K,L]."""
+    """X uint8 [G,P,K], Y [G,P,L], z -> of each group sum of (x - z) (y - z)^T, int32 [G,K,L]."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["rows"], perm=[0, 2, 1]),
         helper.make_node("MatMulInteger", ["rows", "y", "zero", "zero"], ["products"]),

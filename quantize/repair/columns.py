@@ -82,7 +82,7 @@ def _window(
     down = np.arange(kernel[0]) * dilations[0] * wide
     across = np.arange(kernel[1]) * dilations[1]
     first = np.arange(channels) * high * wide
-    return (first[:, None, None] + down[:, None] + across).reshape(-1)
+    return np.asarray((first[:, None, None] + down[:, None] + across).reshape(-1))
 
 
 def matrix_columns(value: NDArray[Any]) -> Columns:
