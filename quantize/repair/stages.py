@@ -68,7 +68,7 @@ class Stages:
     """Makes the walk's steps of models that share most of their nodes.
 
     Attributes:
-        threads: of each session.
+        threads: how many pieces of the images are worked on at once.
         kept: serialized fragment without weights -> its session, used again by later walks.
     """
 
