@@ -198,7 +198,10 @@ def _measured(
     made = View(model.graph).producers
     wanted = [counted[name] for name in layers if counted.get(name) in made]
     session = Session(
-        to_bytes(with_outputs(copy, wanted)), threads=threads, name="the layer table's graph"
+        to_bytes(with_outputs(copy, wanted)),
+        threads=threads,
+        name="the layer table's graph",
+        spin=False,
     )
     sums = {name: _Sums() for name in outputs}
     for image in images:

@@ -94,7 +94,10 @@ def _count(
         return False
     names = list(dict.fromkeys(one.input for one in risky))
     session = Session(
-        to_bytes(with_outputs(model, names)), threads=threads, name="the forecast's graph"
+        to_bytes(with_outputs(model, names)),
+        threads=threads,
+        name="the forecast's graph",
+        spin=False,
     )
     values = sum(in_pairs(one.weights)[0].size for one in risky)
     most = max(1, min(_POSITIONS, _MOST_SUMS // (values * len(images))))
