@@ -28,6 +28,7 @@ from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
 from quantize.graph.prepare import Prepared
 from quantize.graph.shield import shield_float_layers
+from quantize.graph.strides import advance
 from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
@@ -177,11 +178,12 @@ class Workshop:
 
 
 def finished(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """An engine's model as it ships: sorted, widened, shielded, with the declared signature.
+    """An engine's model as it ships: sorted, made quick, shielded, with the declared signature.
 
     Nothing in it says where the float model was made.
     """
     sort_nodes(made.graph)
+    advance(made)
     widen(made)
     shield_float_layers(made)
     restore_signature(made, original)

@@ -1,29 +1,21 @@
-"""A copy of a file in which the stride of 1x1 convolutions is taken over by the layers before.
-
-    python benchmarks/strides.py MODEL -o COPY
+"""Strides of 1x1 convolutions, taken over by the layers before: the same numbers, fewer of them.
 
 A convolution of size 1x1 and stride 2 reads every other pixel, so whatever made the others worked
-in vain. Where all readers of a tensor skip pixels, what makes it can leave them out: elementwise
-nodes pass the stride on, a 1x1 convolution too, a larger one takes it over, and where somebody
-else reads all pixels a pooling of size 1x1 picks them. Each number that is left is computed as it
-was. OpenVINO does it by itself, but between the halves of a DequantizeLinear: docs/openvino.md.
+in vain: a tenth of all products of ResNet-50 v1. Where all readers of a tensor skip pixels, what
+makes it can leave them out: elementwise nodes pass the stride on, a 1x1 convolution too, a larger
+one takes it over, and where somebody else reads all pixels a pooling of size 1x1 picks them. Each
+number that is left is computed as it was. OpenVINO does it by itself, but between the halves of a
+DequantizeLinear: docs/openvino.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import helper
 
-from quantize.errors import QuantizeError
-from quantize.files import write_atomic
 from quantize.graph.nodes import attribute, give, unused_name
 from quantize.graph.view import View, opset
 
@@ -32,8 +24,11 @@ _PICTURES = frozenset({"AveragePool", "BatchNormalization", "Conv", "MaxPool"})
 _SINCE = 12
 """From here on MaxPool takes integers."""
 
+_DEEPEST = 32
+"""Sums, one behind the other, that are looked through."""
 
-class Advance:
+
+class _Edit:
     """One edit: the stride of all readers of a tensor, moved as far ahead as it goes.
 
     Args:
@@ -119,10 +114,11 @@ class Advance:
         zero = self.view.constant(node.input[2])
         return node if zero is not None and zero.dtype in (np.int8, np.uint8) else None
 
-    def _passes(self, name: str) -> bool:
-        return self.view.only_reader(name) is not None and self._moves(name)
+    def _passes(self, name: str, deep: int = 0) -> bool:
+        alone = self.view.only_reader(name) is not None
+        return alone and deep < _DEEPEST and self._moves(name, deep)
 
-    def _moves(self, name: str) -> bool:
+    def _moves(self, name: str, deep: int = 0) -> bool:
         """Whether a convolution is reached through nodes that nobody else waits for."""
         node = self.view.producers.get(name)
         while node is not None and node.op_type in _UNARY:
@@ -132,17 +128,21 @@ class Advance:
             return False
         if node.op_type == "Add":
             pictures = all(self._picture(each) for each in node.input)
-            return pictures and any(self._passes(each) for each in node.input)
+            return pictures and any(self._passes(each, deep + 1) for each in node.input)
         return node.op_type == "Conv" and _padded_by_number(node)
 
     def _picture(self, name: str) -> bool:
         """Whether a tensor has pixels, whoever reads it: others cannot be pooled."""
-        node = self.view.producers.get(name)
-        while node is not None and node.op_type in _UNARY:
-            node = self.view.producers.get(node.input[0])
-        if node is not None and node.op_type == "Add":
-            return any(self._picture(each) for each in node.input)
-        return node is not None and node.op_type in _PICTURES
+        looked, names = set[str](), [name]
+        while names:
+            if (at := names.pop()) in looked or (node := self.view.producers.get(at)) is None:
+                continue
+            looked.add(at)
+            if node.op_type in _PICTURES:
+                return True
+            if node.op_type in _UNARY or node.op_type == "Add":
+                names += node.input[: 2 if node.op_type == "Add" else 1]
+        return False
 
 
 def advance(model: onnx.ModelProto) -> int:
@@ -157,10 +157,11 @@ def advance(model: onnx.ModelProto) -> int:
     if opset(model) < _SINCE:
         return 0
     count = 0
-    for name in list(View(model.graph).consumers):
-        edit = Advance(model.graph)
+    edit = _Edit(model.graph)
+    for name in list(edit.view.consumers):
         if given := edit.take(name):
             edit.finish()
+            edit = _Edit(model.graph)
             count += given
     return count
 
@@ -179,24 +180,3 @@ def _padded_by_number(node: onnx.NodeProto) -> bool:
 
 def _strides(node: onnx.NodeProto) -> list[int]:
     return list(attribute(node, "strides") or [1] * len(attribute(node, "kernel_shape") or [0, 0]))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the copy and say how many strides were moved; 2 where it cannot be read or written."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    asked = parser.parse_args(arguments)
-    try:
-        model = onnx.load(asked.model)
-        count = advance(model)
-        write_atomic(asked.output, model.SerializeToString())
-    except (OSError, DecodeError, QuantizeError, ValueError) as error:
-        print(f"strides: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-        return 2
-    print(f"{count} strides moved ahead")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,8 +6,9 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from benchmarks.strides import advance, main
 from quantize.graph.nodes import attribute
+from quantize.graph.strides import advance
+from quantize.graph.view import View
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -160,19 +161,49 @@ def test_strides_multiply():
     np.testing.assert_allclose(answers(copy, 17)[0], answers(model, 17)[0], rtol=0, atol=1e-5)
 
 
-def test_the_command_writes_a_copy(tmp_path, capsys):
-    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    onnx.save(residual(True)[1], source)
-    assert main([str(source), "-o", str(target)]) == 0
-    assert capsys.readouterr().out == "2 strides moved ahead\n"
-    assert strides(onnx.load(target))["three"] == 2
+def test_many_sums_one_behind_the_other_are_no_burden():
+    """Python's stack holds a thousand calls."""
+    net = Net(False)
+    first = total = net.conv("x", "stem", 1)
+    for index in range(1500):
+        total = net.add("Add", [total, first], f"sum{index}")
+    net.conv(total, "end!", 1, 2)
+    count, copy = changed(net.model(["end!"]))
+    assert count == 0
+    assert strides(copy) == {"stem": 1, "end!": 2}
 
 
-@pytest.mark.parametrize("content", [None, b"no model"])
-def test_what_is_no_model_is_one_line_and_no_file(tmp_path, capsys, content):
-    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    if content:
-        source.write_bytes(content)
-    assert main([str(source), "-o", str(target)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not target.exists()
+def test_a_chain_of_sums_that_nobody_else_reads():
+    net = Net(True)
+    total = net.conv("x", "stem", 3)
+    for index in range(60):
+        total = net.layer("Add", [total, net.conv("x", f"conv{index}", 3)], f"sum{index}")
+    net.conv(total, "end!", 1, 2)
+    model = net.model(["end!"])
+    count, copy = changed(model)
+    assert count == 1
+    np.testing.assert_array_equal(answers(copy)[0], answers(model)[0])
+
+
+def test_visits_grow_with_the_graph():
+    """A view of the graph is made once, and once more for each edit."""
+
+    def views(blocks):
+        net = Net(True)
+        total = net.conv("x", "stem", 3)
+        for index in range(blocks):
+            total = net.layer("Add", [total, net.conv(total, f"conv{index}", 3)], f"sum{index}")
+        net.conv(total, "end!", 1, 2)
+        made = []
+
+        class Counted(View):
+            def __init__(self, graph):
+                made.append(len(graph.node))
+                super().__init__(graph)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("quantize.graph.strides.View", Counted)
+            assert advance(net.model(["end!"])) == 1
+        return len(made)
+
+    assert views(4) == views(40) == 2
