@@ -136,7 +136,7 @@ def _tune(
     # Until here the job can be refused: an older run and an older output stay as they are.
     state = run.begin(job.key(versions()))
     set_aside(output)
-    search = job.searching_until(_search_deadline(job, prepared, on_price))
+    search = job.searching_until(_search_deadline(job, prepared, base.pace, on_price))
     workshop = Workshop(search, prepared, run.candidates)
     found = find(search, base, workshop, run)
     best = keep_best(found, run)
@@ -152,9 +152,11 @@ def _tune(
     return Result(proof.verdict, everywhere.outcome, report, run.path, published)
 
 
-def _search_deadline(job: Job, prepared: Prepared, on_price: OnPrice | None) -> Deadline:
+def _search_deadline(
+    job: Job, prepared: Prepared, pace: float | None, on_price: OnPrice | None
+) -> Deadline:
     """When the search has to end so that there is time for the verdict; tells the price."""
-    price = price_of(job, prepared)
+    price = price_of(job, prepared, pace)
     if on_price:
         on_price(price)
     return search_deadline(job.holdout.deadline, price)

@@ -93,16 +93,23 @@ def dry_run(
     listed(config)
     job = open_job(model, config, None, on_progress=on_progress)
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    accept(job, prepared)
-    return price_of(job, prepared)
+    base = accept(job, prepared)
+    return price_of(job, prepared, base.pace)
 
 
-def price_of(job: Job, prepared: Prepared) -> Price:
-    """The price of an accepted job, from a few images here and now."""
+def price_of(job: Job, prepared: Prepared, pace: float | None = None) -> Price:
+    """The price of an accepted job.
+
+    Args:
+        job: the inputs.
+        prepared: the working copy.
+        pace: seconds that the float model takes for an image; None: a few are run here and now.
+    """
+    pace = _seconds_per_image(job) if pace is None else pace
     if job.config.tuning.strategy.name in INC_STRATEGIES:
-        return _loop_price(job, prepared)
+        return _loop_price(job, prepared, pace)
     engines = [plan.engine for plan in plans(job.config, prepared.model)]
-    return _ladder_price(job, prepared, engines)
+    return _ladder_price(job, prepared, engines, pace)
 
 
 def search_deadline(deadline: Deadline, price: Price) -> Deadline:
@@ -116,15 +123,15 @@ def search_deadline(deadline: Deadline, price: Price) -> Deadline:
     return deadline.earlier(min(1.5 * price.verify_seconds, max(0.0, deadline.left) / 2))
 
 
-def _loop_price(job: Job, prepared: Prepared) -> Price:
+def _loop_price(job: Job, prepared: Prepared, pace: float) -> Price:
     """INC calibrates and evaluates anew for each candidate."""
     count = job.config.tuning.exit_policy.max_trials
     each = len(job.calibration.samples) + len(job.search.samples)
-    return _price(job, count, count * each, _INC_START_S, _memory(job, prepared, 0))
+    return _price(job, count, count * each, pace, _INC_START_S, _memory(job, prepared, 0))
 
 
-def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Price:
-    """One calibration an engine; one walk; three judgements at most.
+def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName], pace: float) -> Price:
+    """One calibration an engine and one walk; each engine's candidate and two repaired are judged.
 
     What portable weights are compared with takes a walk, too. Nodes left float, the last resort,
     come on top.
@@ -137,14 +144,15 @@ def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName]) -> Pr
     walked = (1 + portable) * images * _WALK_COST
     runs = len(engines) * len(job.calibration.samples) + probed + walked
     overhead = engines.count("inc") * _INC_START_S
-    runs += 3 * len(job.search.samples)
-    return _price(job, count, runs, overhead, _memory(job, prepared, images))
+    runs += (len(engines) + (2 if ours else 0)) * len(job.search.samples)
+    return _price(job, count, runs, pace, overhead, _memory(job, prepared, images))
 
 
-def _price(job: Job, candidates: int, runs: int, overhead: float, memory: int) -> Price:
+def _price(
+    job: Job, candidates: int, runs: int, each: float, overhead: float, memory: int
+) -> Price:
     calibration, search = len(job.calibration.samples), len(job.search.samples)
     holdout = len(job.holdout.samples)
-    each = _seconds_per_image(job)
     timed, elsewhere = timing_of(job.config).seconds, _emulation_seconds(job.config)
     channels, height, width = job.model.size
     return Price(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,9 @@ WALKING = ("bias", "rounding")
 
 NOT_PORTABLE = "not portable; only tells what that costs"
 
+_LEAST_TIMED = 16
+"""Images whose time says something of others."""
+
 
 def accept(
     job: Job,
@@ -53,7 +57,7 @@ def accept(
         memory: folder of its answers beyond a run; None: all are computed.
 
     Returns:
-        The float model's answers on the search images.
+        The float model's answers on the search images, and how long each took.
 
     Raises:
         DataError: an image set is unreadable, or the float model is no better than chance.
@@ -64,9 +68,13 @@ def accept(
     predict = predictor(job.model.path)
     with _float_answers(job, answers) as kept:
         known = remembering(predict, job.model, job.search, memory)
-        base = reference(known or predict, job.search.without(kept.done), kept)
+        asked = job.search.without(kept.done)
+        started = time.perf_counter()
+        base = reference(known or predict, asked, kept)
+        seconds = time.perf_counter() - started
     check_float(job, base.evaluation, predict)
-    return base
+    computed = len(asked.samples) - (known.reused if known else 0)
+    return replace(base, pace=seconds / computed if computed >= _LEAST_TIMED else None)
 
 
 def _float_answers(job: Job, folder: AnswerFolder | None) -> Answers:

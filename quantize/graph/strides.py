@@ -50,8 +50,8 @@ class _Edit:
             How many convolutions gave their stride away.
         """
         readers = self.view.consumers.get(name, [])
-        strides = {tuple(_strides(reader)) for reader in readers if _point(reader)}
-        if len(strides) != 1 or not all(_point(reader) for reader in readers):
+        strides = {tuple(_strides(reader)) for reader in readers}
+        if len(strides) != 1 or not all(_point(each) and each.input[0] == name for each in readers):
             return 0
         stride = list(strides.pop())
         shared = name in self.view.outputs or name in self.view.captured
