@@ -24,6 +24,7 @@ from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, remembering, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
+from quantize.remedies import FOLLOWING
 from quantize.runtime import cores
 from quantize.sanity import check_float
 from quantize.search import Hands, beside, guided
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 TRIED = ("bias", "pixels", "equalize", "ranges", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
-
-WALKING = ("bias", "rounding")
-"""Those that it adds at the end, on images."""
 
 NOT_PORTABLE = "not portable; only tells what that costs"
 
@@ -130,7 +128,7 @@ def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> Searc
         TRIED if ours else (),
         rank,
         hands,
-        following=WALKING if ours else (),
+        following=tuple(sorted(FOLLOWING)) if ours else (),
         others=others,
     )
     if found.best is None or not first.scheme.portable:
