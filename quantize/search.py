@@ -5,8 +5,9 @@ The ladder, cheapest first:
 1. the plain candidates;
 2. repairs, one after the other: none costs speed, so each stays that does not clearly lose output
    SQNR. They follow from what calibration saw, so that each takes little time;
-3. those that stayed once more with the repairs that walk through the model on images, which take
-   the most time; the better of both goes on;
+3. those that stayed once more with the repairs that walk through the model on images; the better
+   of both goes on. Only it is judged: a walk takes no longer than to judge once more, and what is
+   judged often on the same images is met by luck at last;
 4. other candidates, such as Intel Neural Compressor's default one;
 5. nodes left float, which costs speed: ranked by the SQNR that each brings per multiply-add, the
    smallest sufficient number found by doubling and bisection, then each given back if it can be.
@@ -125,20 +126,41 @@ class _Ladder:
 
     def met(self, trial: Trial) -> bool:
         """Whether the search images show the goal to be met, if they can show that at all."""
-        if not self.hands.decidable:
+        if not self.hands.decidable or self.judged(trial).outcome != "met":
             return False
-        judged = self.judged(trial)
-        return judged.accepted and judged.outcome == "met"
+        return self.timed(trial).accepted
 
     def judged(self, trial: Trial) -> Trial:
-        """Judge and time a probed candidate, once; its record becomes the richer one."""
-        trial = next((known for known in self.trials if known.plan == trial.plan), trial)
+        """Judge a probed candidate, once; its record becomes the richer one."""
+        trial = self._record(trial)
         if trial.path is None or trial.outcome is not None:
             return trial
+        return self._richer(trial, _judge)
+
+    def timed(self, trial: Trial) -> Trial:
+        """Judge and time a probed candidate, each once: only now it may be accepted."""
+        trial = self.judged(trial)
+        if trial.path is None or trial.latency is not None:
+            return trial
+        return self._richer(trial, _time)
+
+    def _record(self, trial: Trial) -> Trial:
+        """What is known by now of a candidate."""
+        return next((known for known in self.trials if known.plan == trial.plan), trial)
+
+    def _richer(self, trial: Trial, look: Callable[[Trial, Hands], Trial]) -> Trial:
+        """The record after one more look, which a failure ends as in `_probe`."""
         if self.hands.expired():
             raise BudgetError(EXPIRED)
-        richer = _judge(trial, trial.path, self.hands)
-        self.trials = [richer if t is trial else t for t in self.trials]
+        start = time.monotonic()
+        try:
+            richer = look(trial, self.hands)
+        except (EngineError, ModelError) as error:
+            log.warning("candidate %s failed: %s", trial.plan.key, error)
+            failed = replace(trial, path=None, fidelity=None, probe=None, gain_db=None)
+            richer = replace(failed, note=f"failed: {error}")
+        richer = replace(richer, seconds=trial.seconds + time.monotonic() - start)
+        self.trials = [richer if known is trial else known for known in self.trials]
         self.hands.remember(richer)
         return richer
 
@@ -196,21 +218,18 @@ def _climb(
     for plan in plain:
         trial = ladder.probed(plan)
         if best is None and ladder.met(trial):
-            return ladder.result(ladder.judged(trial), MET)
+            return ladder.result(ladder.timed(trial), MET)
         best = _better(best, trial)
-    repaired = _repair(ladder, ladder.trials[-1], repairs)
-    if repaired.plan.repairs and ladder.met(repaired):
-        return ladder.result(ladder.judged(repaired), MET)
-    repaired = _follow(ladder, repaired, following)
+    repaired = _follow(ladder, _repair(ladder, ladder.trials[-1], repairs), following)
     best = _better(best, repaired)
     if best is not None:
-        best = ladder.judged(best)
+        best = ladder.timed(best)
     for plan in others:
         if best is not None and best.accepted:
             break
         trial = ladder.probed(plan)
         if _better(best, trial) is trial or (best is not None and ladder.slow(best)):
-            best = ladder.judged(trial)
+            best = ladder.timed(trial)
     if best is None:
         return ladder.result(None, NONE_LEFT)
     if best.accepted:
@@ -279,7 +298,7 @@ def _leave_float(ladder: _Ladder, start: Trial, rank: Callable[[Plan], Sequence[
 
     def enough(nodes: Iterable[str]) -> bool:
         plan = replace(start.plan, keep_float=tuple(sorted(kept | set(nodes))))
-        trial = ladder.judged(ladder.probed(plan, start))
+        trial = ladder.timed(ladder.probed(plan, start))
         if trial.accepted:
             ladder.left = trial
         return trial.outcome in ("met", "undecided")
@@ -332,31 +351,33 @@ def _probe(plan: Plan, below: Trial | None, hands: Hands) -> Trial:
     return replace(trial, path=path, fidelity=seen, probe=seen, gain_db=gain, seconds=seconds)
 
 
-def _judge(trial: Trial, path: Path, hands: Hands) -> Trial:
-    """The trial with what all search images and the clock say; failures as in `_probe`."""
-    start = time.monotonic()
-    try:
-        quality = hands.judge(path)
-        latency = hands.time(path)
-    except (EngineError, ModelError) as error:
-        log.warning("candidate %s failed: %s", trial.plan.key, error)
-        spent = trial.seconds + time.monotonic() - start
-        failed = replace(trial, path=None, fidelity=None, probe=None, gain_db=None)
-        return replace(failed, note=f"failed: {error}", seconds=spent)
-    fast = hands.fast_enough(latency)
-    notes = [*([] if quality.outcome == "met" else [quality.note]), *([] if fast else [SLOW])]
+def _judge(trial: Trial, hands: Hands) -> Trial:
+    """The trial with what the search images say."""
+    quality = hands.judge(_path(trial))
     return replace(
         trial,
         accuracy=quality.accuracy,
         fidelity=quality.fidelity,
-        latency=latency,
-        accepted=fast and quality.outcome != "unmet",
-        note="; ".join(notes),
-        seconds=trial.seconds + time.monotonic() - start,
+        note="" if quality.outcome == "met" else quality.note,
         outcome=quality.outcome,
         images=quality.images,
         drop_points=quality.drop_points,
     )
+
+
+def _time(trial: Trial, hands: Hands) -> Trial:
+    """The judged trial with what the clock says, which accepts or refuses it."""
+    latency = hands.time(_path(trial))
+    fast = hands.fast_enough(latency)
+    notes = [*([trial.note] if trial.note else []), *([] if fast else [SLOW])]
+    accepted = fast and trial.outcome != "unmet"
+    return replace(trial, latency=latency, accepted=accepted, note="; ".join(notes))
+
+
+def _path(trial: Trial) -> Path:
+    if trial.path is None:
+        raise ValueError(f"candidate {trial.plan.key} has no file to look at")
+    return trial.path
 
 
 def _better(one: Trial | None, other: Trial) -> Trial | None:
