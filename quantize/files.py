@@ -59,7 +59,9 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for member, array in arrays.items():
             entry = zipfile.ZipInfo(f"{member}.npy")  # its date is fixed
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            # Rounded weights shrink by a seventh, in ten times the time.
+            deflated = array.dtype != np.int8
+            entry.compress_type = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.save(file, array, allow_pickle=False)
     return buffer.getvalue()

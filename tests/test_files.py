@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from quantize.errors import Interrupted, OutputError
@@ -16,6 +18,7 @@ from quantize.files import (
     is_folder,
     is_there,
     make_folder,
+    npz_bytes,
     sha256,
     write_atomic,
 )
@@ -164,3 +167,13 @@ def test_a_pipe_or_device_is_never_replaced(tmp_path, ask):
             ask(tmp_path / name)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32, np.int32])
+def test_arrays_come_back_and_equal_ones_give_equal_bytes(dtype):
+    values = np.random.default_rng(0).integers(-128, 128, (7, 300)).astype(dtype)
+    written = npz_bytes({"a:b/c": values})
+    assert npz_bytes({"a:b/c": values.copy()}) == written
+    with np.load(io.BytesIO(written), allow_pickle=False) as back:
+        assert back["a:b/c"].dtype == dtype
+        assert np.array_equal(back["a:b/c"], values)
