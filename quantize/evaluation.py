@@ -26,12 +26,10 @@ class Reference:
     Attributes:
         evaluation: its top-5.
         logits: float32 [N,K].
-        pace: seconds that reading and running an image took, or None where nobody measured.
     """
 
     evaluation: Evaluation
     logits: NDArray[np.float32]
-    pace: float | None = None
 
     def first(self, count: int) -> Reference:
         """The answers to the first `count` images."""

@@ -132,13 +132,13 @@ def _tune(
 ) -> Result:
     """The way itself, on opened inputs."""
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    base = accept(job, prepared, run.answers, job.memory)
+    accepted = accept(job, prepared, run.answers, job.memory)
     # Until here the job can be refused: an older run and an older output stay as they are.
     state = run.begin(job.key(versions()))
     set_aside(output)
-    search = job.searching_until(_search_deadline(job, prepared, base.pace, on_price))
+    search = job.searching_until(_search_deadline(job, prepared, accepted.pace, on_price))
     workshop = Workshop(search, prepared, run.candidates)
-    found = find(search, base, workshop, run)
+    found = find(search, accepted.base, workshop, run)
     best = keep_best(found, run)
     proof = _verify(job, best, run, on_progress)
     everywhere = _elsewhere(job, best, proof.verdict)

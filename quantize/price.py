@@ -93,8 +93,7 @@ def dry_run(
     listed(config)
     job = open_job(model, config, None, on_progress=on_progress)
     prepared = prepare(job.model.proto, run_once, job.model.size)
-    base = accept(job, prepared)
-    return price_of(job, prepared, base.pace)
+    return price_of(job, prepared, accept(job, prepared).pace)
 
 
 def price_of(job: Job, prepared: Prepared, pace: float | None = None) -> Price:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,26 @@ _LEAST_TIMED = 16
 """Images whose time says something of others."""
 
 
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """What the float model shows of a job that nothing refuses.
+
+    Attributes:
+        base: its answers on the search images.
+        pace: seconds that reading and running one of them took, or None where too few were
+            computed to say.
+    """
+
+    base: Reference
+    pace: float | None
+
+
 def accept(
     job: Job,
     prepared: Prepared,
     answers: AnswerFolder | None = None,
     memory: Path | None = None,
-) -> Reference:
+) -> Accepted:
     """All that can refuse a job on sight of its content; nothing is written but `answers`.
 
     Args:
@@ -72,7 +86,7 @@ def accept(
         seconds = time.perf_counter() - started
     check_float(job, base.evaluation, predict)
     computed = len(asked.samples) - (known.reused if known else 0)
-    return replace(base, pace=seconds / computed if computed >= _LEAST_TIMED else None)
+    return Accepted(base, seconds / computed if computed >= _LEAST_TIMED else None)
 
 
 def _float_answers(job: Job, folder: AnswerFolder | None) -> Answers:
