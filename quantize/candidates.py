@@ -32,16 +32,8 @@ from quantize.graph.strides import advance
 from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
-from quantize.remedies import (
-    WALKED,
-    Bench,
-    Repairs,
-    at_work,
-    plain_encodings,
-    repair,
-    rounded_from,
-    walks,
-)
+from quantize.remedies import Repairs, at_work, plain_encodings, repair, rounded_from, walks
+from quantize.repair.bench import WALKED, Bench
 from quantize.runtime import cores
 from quantize.statistics_store import load_or_calibrate
 

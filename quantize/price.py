@@ -24,7 +24,7 @@ from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
 from quantize.portability import listed
 from quantize.probe import run_once, shapes_of
-from quantize.remedies import WALKED
+from quantize.repair.bench import WALKED
 from quantize.strategy import TRIED, accept
 
 _PROBED = 16

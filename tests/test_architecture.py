@@ -22,8 +22,8 @@ LEVELS = (
     " classify report demo portability rebuild explanation bundle conversion zoo imagenet tracking",
     "config",
     "search verdict journal remedies sequential layer_table overflow",
-    "calibrate emulation engines evaluation moments paired latency probe repair statistics_store"
-    " versions",
+    "repair",
+    "calibrate emulation engines evaluation moments paired latency probe statistics_store versions",
     "data runtime graph histogram answers remembered trinomial pairs",
     "plan private",
     "files npz deadline checked_json ahead distributions",

@@ -14,7 +14,8 @@ from quantize.graph.io import to_bytes
 from quantize.graph.prepare import prepare
 from quantize.plan import Encoding, Encodings, Plan
 from quantize.probe import run_once
-from quantize.remedies import Bench, repair
+from quantize.remedies import repair
+from quantize.repair.bench import Bench
 
 IMAGES = prepared(tiny_dataset(per_class=4))
 FORMATS = ["qdq", "qoperator"]

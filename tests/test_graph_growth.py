@@ -24,7 +24,8 @@ from quantize.graph.rounded import rounded_layers
 from quantize.graph.watch import watch
 from quantize.plan import Plan
 from quantize.probe import run_once, shapes_of
-from quantize.remedies import plain_encodings, with_all_biases
+from quantize.remedies import plain_encodings
+from quantize.repair.bench import with_all_biases
 from quantize.repair.stages import Stages
 
 PACKAGE = str(Path(quantize.__file__).parent)

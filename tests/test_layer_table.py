@@ -20,7 +20,8 @@ from quantize.histogram import Counter
 from quantize.layer_table import cut_off, layer_table, weight_range_ratios
 from quantize.plan import Plan, Progress, Range, Scheme, Statistics
 from quantize.probe import run_once
-from quantize.remedies import REPAIRS, Bench, repair, rounded_from
+from quantize.remedies import REPAIRS, repair, rounded_from
+from quantize.repair.bench import Bench
 
 FORMATS = ["qdq", "qoperator"]
 STRIPES = prepared(tiny_dataset(per_class=8))

@@ -23,7 +23,8 @@ from quantize.graph.prepare import prepare
 from quantize.overflow import overflows
 from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
 from quantize.probe import run_once
-from quantize.remedies import REPAIRS, Bench, repair
+from quantize.remedies import REPAIRS, at_work, repair, rounded_from
+from quantize.repair.bench import Bench
 from quantize.repair.grids import encoding_of, off_the_grid
 
 FORMATS = ["qdq", "qoperator"]
@@ -539,6 +540,31 @@ def test_images_on_no_grid_are_rounded_as_before():
     bench = Bench(model, calibrate(model, [images], threads=1), images, 1)
     with_pixels, without = (repair(bench, plan(*r)) for r in (("bias", "pixels"), ("bias",)))
     assert with_pixels.encodings.sha256 == without.encodings.sha256
+
+
+def test_only_repairs_that_find_something_are_at_work(skewed):
+    wanted = plan(*REPAIRS)
+    assert at_work(skewed, wanted) == wanted
+    pinned = replace(skewed, pinned=frozenset({"c0", "c1", "c2"}))
+    assert set(REPAIRS) - set(at_work(pinned, wanted).repairs) == {"equalize"}
+    off_grid = replace(skewed, images=noise(*skewed.images.shape))
+    assert set(REPAIRS) - set(at_work(off_grid, wanted).repairs) == {"pixels"}
+
+
+@pytest.mark.parametrize("repairs", [("equalize",), ("pixels",), REPAIRS])
+def test_what_weights_are_rounded_from_computes_the_same(skewed, repairs):
+    """And its weights, not the prepared model's, are those next to the repaired."""
+    wanted = plan(*repairs)
+    model, _ = rounded_from(skewed, wanted)
+    exact = answers(skewed.model, skewed.images)[0]
+    np.testing.assert_allclose(answers(model, skewed.images)[0], exact, rtol=1e-4, atol=1e-4)
+    own, plain = constants_of(model), constants_of(skewed.model)
+    found = repair(skewed, wanted).encodings
+    names = [layer.weight for layer in layers(skewed.model)]
+    for name in names:
+        lost = np.abs(found.constants[name] - own[name]).max()
+        assert lost < 3 * np.max(found.tensors[name].scale), name
+    assert any(not np.array_equal(own[name], plain[name]) for name in names)
 
 
 def test_all_remedies_together_help_most(skewed):

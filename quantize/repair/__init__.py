@@ -6,5 +6,6 @@ scales     weight scales with the least squared error
 rounding   least-squares rounding of weights
 bias       bias correction
 ranges     activation ranges from histograms
+bench      what all of them work on
 walk       applies them layer by layer, on what the quantized layers before really give
 """
