@@ -7,7 +7,7 @@ import pytest
 
 from quantize.plan import Encoding
 from quantize.repair.columns import matrix_columns
-from quantize.repair.moments import INTEGER_GRAM, moments_of
+from quantize.repair.gram import INTEGER_GRAM, grams_of
 from quantize.repair.walk import (
     POSITIONS,
     Plain,
@@ -66,11 +66,11 @@ def dense(name, read, made, seen=None, activation=None, **options):
     def finish(given, shift):
         return integers(np.clip(np.concatenate(given) + shift, low, high), made)
 
-    def moments(value):
-        return moments_of(matrix_columns(value), ENCODINGS.get(read), PRODUCT)
+    def grams(value):
+        return grams_of(matrix_columns(value), ENCODINGS.get(read), PRODUCT)
 
     options = {"limits": (low, high), "unit": float(ENCODINGS[read].scale), **options}
-    return Repairable(name, (read,), (made,), weight, bias, run, finish, moments=moments, **options)
+    return Repairable(name, (read,), (made,), weight, bias, run, finish, grams=grams, **options)
 
 
 RELU = (0.0, np.inf)

@@ -22,8 +22,8 @@ from quantize.graph.layers import Layer, absorbed, absorbed_limits, layers
 from quantize.graph.view import captures, dims
 from quantize.plan import Encoding
 from quantize.repair.columns import Columns, conv_columns, matrix_columns
+from quantize.repair.gram import INTEGER_GRAM, Grams, grams_of
 from quantize.repair.grids import units
-from quantize.repair.moments import INTEGER_GRAM, Moments, moments_of
 from quantize.repair.portable import partners_of
 from quantize.repair.walk import Array, Plain, Repairable, Tensor, Tensors, clipped_mean, sampled
 from quantize.runtime import Operator, Session
@@ -170,7 +170,7 @@ class _Steps:
             partial(self._run_layer, layer, nodes[0], weight.shape),
             self._finish(layer, nodes[1:], output),
             groups=layer.group,
-            moments=partial(self._moments, layer),
+            grams=partial(self._grams, layer),
             has_bias=layer.bias is not None,
             limits=self._limits.get(layer.output, (-math.inf, math.inf)),
             unit=self._units[layer.input],
@@ -195,10 +195,10 @@ class _Steps:
         operator = self._stages.operator(fragment, node.name, keep=False)
         return operator.pieces([tensors[layer.input]])[0]
 
-    def _moments(self, layer: Layer, value: Tensor) -> Moments:
+    def _grams(self, layer: Layer, value: Tensor) -> Grams:
         encoding = self._encodings.get(layer.input)
         product = self._stages.operator(INTEGER_GRAM, "of the columns' products")
-        return moments_of(_columns(layer, encoding, value), encoding, product)
+        return grams_of(_columns(layer, encoding, value), encoding, product)
 
     def _finish(self, layer: Layer, rest: list[onnx.NodeProto], output: str) -> _Finish:
         """Add to each channel, then the Relu or Clip, then the rounding."""

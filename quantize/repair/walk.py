@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantize.deadline import NEVER, Deadline
-from quantize.repair.moments import Moments
+from quantize.repair.gram import Grams
 from quantize.repair.portable import Partners
 from quantize.repair.rounding import round_by_least_squares
 from quantize.repair.scales import chosen, nearest
@@ -81,7 +81,7 @@ class Repairable:
             as pieces of a few images.
         finish: (those pieces, float32 [M] to add to each channel) -> the output, rounded.
         groups: into how many parts rows and inputs are divided.
-        moments: input -> the moments of each group's columns, for rounding, or None.
+        grams: input -> the Gram matrix of each group's columns, for rounding, or None.
         has_bias: whether the operator can carry a bias.
         limits: of the Relu or Clip, infinite where there is none.
         unit: scale of the input's integers, 0 where it has none.
@@ -97,7 +97,7 @@ class Repairable:
     run: Callable[[Tensors, Array, Array], list[Array]]
     finish: Callable[[list[Array], Array], Tensor]
     groups: int = 1
-    moments: Callable[[Tensor], Moments] | None = None
+    grams: Callable[[Tensor], Grams] | None = None
     has_bias: bool = True
     limits: tuple[float, float] = (-math.inf, math.inf)
     unit: float = 0.0
@@ -187,8 +187,8 @@ def _repair(
         limit=limit,
         partners=partners,
     )
-    if remedies.rounding and step.moments is not None:
-        integers = _rounded(step, step.moments(tensors[step.inputs[0]]), scale, limit, partners)
+    if remedies.rounding and step.grams is not None:
+        integers = _rounded(step, step.grams(tensors[step.inputs[0]]), scale, limit, partners)
     else:
         integers = nearest(step.weight, scale, limit, partners)
     done = Repaired(integers, scale, step.bias)
@@ -203,17 +203,17 @@ def _repair(
 
 
 def _rounded(
-    step: Repairable, moments: Moments, scale: Array, limit: int, partners: Partners | None
+    step: Repairable, grams: Grams, scale: Array, limit: int, partners: Partners | None
 ) -> NDArray[np.int8]:
     """The weight's integers for these inputs, int8 [M,K]."""
     integers = np.empty(step.weight.shape, np.int8)
     width, rows = step.weight.shape[1], len(step.weight) // step.groups
-    for groups, own_moments in moments:
+    for groups, gram in grams:
         own = slice(groups.start * rows, groups.stop * rows)
         chosen = round_by_least_squares(
             step.weight[own].reshape(-1, rows, width),
             scale[own].reshape(-1, rows),
-            own_moments,
+            gram,
             limit,
             partners,
         )

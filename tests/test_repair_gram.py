@@ -1,11 +1,11 @@
-"""Moments are what float64 gives, of integers to the last digit."""
+"""Gram matrices are what float64 gives, of integers to the last digit."""
 
 import numpy as np
 import pytest
 
 from graphs import noise
 from quantize.plan import Encoding
-from quantize.repair.moments import INTEGER_GRAM, moments_of
+from quantize.repair.gram import INTEGER_GRAM, grams_of
 from quantize.runtime import Operator
 
 
@@ -25,7 +25,7 @@ def exact(columns):
 def test_integers_are_multiplied_without_an_error(product, shape, zero_point):
     columns = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
     encoding = Encoding(np.float32(0.1), zero_point)
-    [(groups, found)] = moments_of(iter([(slice(0, shape[0]), columns)]), encoding, product)
+    [(groups, found)] = grams_of(iter([(slice(0, shape[0]), columns)]), encoding, product)
     assert groups == slice(0, shape[0])
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, exact(columns.astype(np.int64) - zero_point))
@@ -36,7 +36,7 @@ def test_the_largest_integers_neither_saturate_nor_leave_32_bits(product, zero_p
     columns = np.full((1, 70_000, 3), 255 - zero_point, np.uint8)
     columns[:, ::2, 1] = 0
     encoding = Encoding(np.float32(1), zero_point)
-    [(_, found)] = moments_of(iter([(slice(0, 1), columns)]), encoding, product)
+    [(_, found)] = grams_of(iter([(slice(0, 1), columns)]), encoding, product)
     np.testing.assert_array_equal(found, exact(columns.astype(np.int64) - zero_point))
     assert found.max() > 2**31
 
@@ -44,5 +44,5 @@ def test_the_largest_integers_neither_saturate_nor_leave_32_bits(product, zero_p
 def test_reals_are_multiplied_in_float64(product):
     columns = noise(3, 50, 7)
     parts = iter([(slice(0, 2), columns[:2]), (slice(2, 3), columns[2:])])
-    found = np.concatenate([moments for _, moments in moments_of(parts, None, product)])
+    found = np.concatenate([gram for _, gram in grams_of(parts, None, product)])
     np.testing.assert_allclose(found, exact(columns), rtol=1e-12, atol=1e-12)

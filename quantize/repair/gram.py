@@ -1,4 +1,4 @@
-"""Moments of columns: for each group the sum of x x^T over its positions, what rounding looks at.
+"""Gram matrices of columns: for each group the sum of x x^T over its positions, for rounding.
 
 Columns of integers are multiplied as integers: the sums are exact, whatever the processor and
 however the positions are divided, and take less time than those of reals.
@@ -26,20 +26,20 @@ _POSITIONS = 1 << 15
 _STRIP = 128
 """Rows that are worked out at once, from the diagonal on: the rest is their mirror."""
 
-Moments = Iterator[tuple[slice, NDArray[np.float64]]]
-"""(groups, their moments float64 [g,K,K]), of all groups in order."""
+Grams = Iterator[tuple[slice, NDArray[np.float64]]]
+"""(groups, their Gram matrices float64 [g,K,K]), of all groups in order."""
 
 
-def moments_of(columns: Columns, encoding: Encoding | None, product: Operator) -> Moments:
-    """The moments of all groups' columns.
+def grams_of(columns: Columns, encoding: Encoding | None, product: Operator) -> Grams:
+    """The Gram matrix of each group's columns.
 
     Args:
         columns: float32, or uint8 with an encoding.
-        encoding: what the integers stand for; moments are then in units of its scale, squared.
+        encoding: what the integers stand for; sums are then in units of its scale, squared.
         product: of `INTEGER_GRAM`.
 
     Yields:
-        Groups and their moments.
+        Groups and their matrices.
     """
     for groups, values in columns:
         if encoding is None:
