@@ -53,7 +53,7 @@ class Portability:
     """
 
     here: Verdict
-    elsewhere: tuple[Elsewhere, ...]
+    elsewhere: tuple[Elsewhere[Verdict], ...]
     holdout: str
 
     @property
@@ -222,7 +222,7 @@ def seen_on(name: str, reference: Predict, int8_model: Path, images: Images, bud
     return Seen(cpu, seen, both.fidelity, whole)
 
 
-def _judged(found: Seen, here: Verdict, *, proven: bool) -> Elsewhere:
+def _judged(found: Seen, here: Verdict, *, proven: bool) -> Elsewhere[Verdict]:
     """The verdict there.
 
     A part of the images decides only what it can be sure of. Where the weights prove that nothing

@@ -35,7 +35,7 @@ def seen(done, *overrides, cpus=("haswell",), **options):
 
 def test_here_is_always_in_it_and_each_processor_once(done, stand):
     found = seen(done, cpus=("native", "haswell", "haswell", "epyc"))
-    assert [one.verdict.cpu.name for one in found.elsewhere] == [
+    assert [one.judged.cpu.name for one in found.elsewhere] == [
         "HASWELL (emulated)",
         "EPYC (emulated)",
     ]
@@ -48,8 +48,8 @@ def test_the_same_scores_are_told_as_such(done, stand):
     (there,) = found.elsewhere
     assert (there.against_here.agreement, there.against_here.sqnr_db) == (1, np.inf)
     assert there.images == found.here.images
-    assert there.verdict.drop == found.here.drop
-    assert there.verdict.latency is None
+    assert there.judged.drop == found.here.drop
+    assert there.judged.latency is None
     assert found.exit_code == found.here.exit_code == 0
     assert any("identical scores" in line for line in found.lines())
 
@@ -59,7 +59,7 @@ def test_what_is_lost_elsewhere_is_the_exit_code(done, stand):
     found = seen(done)
     (there,) = found.elsewhere
     assert found.here.outcome == "met"
-    assert there.verdict.outcome == "unmet"
+    assert there.judged.outcome == "unmet"
     assert there.against_here.agreement < 0.9
     assert found.exit_code == 3
     assert found.to_json()["exit_code"] == 3
@@ -72,8 +72,8 @@ def test_a_part_of_the_images_decides_only_what_is_sure(done, stand):
     found = seen(done, budget=0.001)
     (there,) = found.elsewhere
     assert there.images == 4 < found.here.images
-    assert there.verdict.goal.confidence == room.SURE
-    assert there.verdict.outcome == "undecided"
+    assert there.judged.goal.confidence == room.SURE
+    assert there.judged.outcome == "undecided"
     assert found.exit_code == 4
 
 
@@ -82,16 +82,16 @@ def test_what_the_weights_prove_needs_no_more_images(portable, stand):
     found = seen(portable, budget=0.001)
     (there,) = found.elsewhere
     assert there.proven
-    assert (there.images, there.verdict.outcome) == (4, "met")
-    assert there.verdict.images == found.here.images
-    assert "nothing can overflow" in there.verdict.reason
+    assert (there.images, there.judged.outcome) == (4, "met")
+    assert there.judged.images == found.here.images
+    assert "nothing can overflow" in there.judged.reason
     stand(wrong=0.9)  # a proof that the scores contradict proves nothing
     (there,) = seen(portable).elsewhere
-    assert (there.proven, there.verdict.outcome) == (True, "unmet")
+    assert (there.proven, there.judged.outcome) == (True, "unmet")
 
 
 def test_which_images_is_the_same_every_time_and_of_all_classes(done, stand):
-    found = [seen(done, budget=0.001).elsewhere[0].verdict.drop for _ in range(2)]
+    found = [seen(done, budget=0.001).elsewhere[0].judged.drop for _ in range(2)]
     assert found[0] == found[1]
 
 
@@ -206,5 +206,5 @@ def test_the_end_of_the_time_ends_the_emulation(again, stand):
 @pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 is not installed")
 def test_a_portable_file_is_the_same_on_a_haswell(portable):
     (there,) = seen(portable, budget=2).elsewhere
-    assert there.verdict.cpu.saturates
+    assert there.judged.cpu.saturates
     assert there.against_here.sqnr_db == np.inf

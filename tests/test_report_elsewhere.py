@@ -45,11 +45,11 @@ def test_lines_begin_alike_and_end_with_what_was_judged():
     drop = "           drop 1.00 points, 95 % interval -1.00 to 3.00"
     assert Elsewhere(CPU, 120, NEAR, False, verdict()).lines() == [*begin, drop, end]
     assert Elsewhere(CPU, 120, NEAR, False, verdict(drop=False)).lines() == [*begin, end]
-    assert Elsewhere(CPU, 120, NEAR, False, alone=ALONE).lines() == [*begin, ALONE.line()]
+    assert Elsewhere(CPU, 120, NEAR, False, ALONE).lines() == [*begin, ALONE.line()]
 
 
 def test_equal_scores_have_no_decibels():
-    seen = Elsewhere(CPU, 120, EXACT, True, alone=ALONE)
+    seen = Elsewhere(CPU, 120, EXACT, True, ALONE)
     assert seen.lines()[2].endswith("100.00 % of the answers as here, identical scores")
     assert seen.to_json()["against_here"] == {"sqnr_db": None, "agreement": 1.0}
 
@@ -58,12 +58,12 @@ def test_a_verdict_lies_among_the_fields_and_the_accuracy_alone_below_its_name()
     seen = Elsewhere(CPU, 120, NEAR, False, verdict()).to_json()
     assert list(seen)[-4:] == ["exit_code", "emulated_images", "against_here", "proven"]
     assert (seen["outcome"], seen["exit_code"], seen["emulated_images"]) == ("unmet", 3, 120)
-    alone = Elsewhere(CPU, 120, NEAR, False, alone=ALONE).to_json()
+    alone = Elsewhere(CPU, 120, NEAR, False, ALONE).to_json()
     assert list(alone) == ["cpu", "alone", "images", "against_here", "proven"]
     assert alone["alone"]["reason"] == "too much is lost"
     json.dumps([seen, alone], allow_nan=False)
 
 
-@pytest.mark.parametrize("judged", [{"verdict": verdict()}, {"alone": ALONE}])
+@pytest.mark.parametrize("judged", [verdict(), ALONE])
 def test_the_outcome_is_that_of_whichever_is_there(judged):
-    assert Elsewhere(CPU, 120, NEAR, False, **judged).outcome == "unmet"
+    assert Elsewhere(CPU, 120, NEAR, False, judged).outcome == "unmet"

@@ -25,7 +25,7 @@ def alone_elsewhere(
     budget: float,
     *,
     same_images: bool,
-) -> tuple[Elsewhere, ...]:
+) -> tuple[Elsewhere[Alone], ...]:
     """Compare the accuracy on other processors with the float accuracy as released.
 
     Args:
@@ -52,5 +52,5 @@ def alone_elsewhere(
             reason = f"{here.reason}; nothing can overflow, and the scores are those seen here"
             alone = replace(here, reason=reason)
         near = seen.against_here
-        found.append(Elsewhere(seen.cpu, there.images, near, proven, alone=alone))
+        found.append(Elsewhere(seen.cpu, there.images, near, proven, alone))
     return tuple(found)

@@ -65,7 +65,7 @@ class Proof:
     made_on: str
     cpu: Cpu
     digest: bool
-    elsewhere: tuple[Elsewhere, ...] = ()
+    elsewhere: tuple[Elsewhere[Verdict | Alone], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -147,7 +147,7 @@ def verify_bundle(
         seen = _images(contract, Path(images), Path(labels) if labels else None, on_progress)
         same_images = seen.digest == expected.images_sha256
         verdict = alone = None
-        others: tuple[Elsewhere, ...]
+        others: tuple[Elsewhere[Verdict | Alone], ...]
         if float_model is None:
             answers = _answers(bundle, seen)
             figures = _figures_alone(bundle, expected, seen, answers)

@@ -58,7 +58,7 @@ def document(
     best: Path,
     tables: Tables,
     history: History,
-    elsewhere: Sequence[Elsewhere] = (),
+    elsewhere: Sequence[Elsewhere[Verdict]] = (),
 ) -> dict[str, Any]:
     """The content of report.json.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from quantize.report.verdict import verdict_lines, verdict_to_json
 if TYPE_CHECKING:
     from quantize.bundle.alone import Alone
 
+Judged = TypeVar("Judged", bound="Verdict | Alone", covariant=True)
+"""A verdict with the float model; without it, what the accuracy of int8 alone shows."""
+
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Elsewhere(Generic[Judged]):
     """What one other processor shows.
 
     Attributes:
@@ -25,49 +28,43 @@ class Elsewhere:
         images: that were run there.
         against_here: int8 there against int8 here on them.
         proven: whether the weights leave no sum of two products that could overflow.
-        verdict: there, against the float model here, or None without that; its time is not
-            measured.
-        alone: without the float model, what int8's accuracy there shows; else None.
+        judged: how good int8 is there, against the float model here where that is at hand; time is
+            not measured.
     """
 
     cpu: Cpu
     images: int
     against_here: Fidelity
     proven: bool
-    verdict: Verdict | None = None
-    alone: Alone | None = None
+    judged: Judged
 
     @property
     def outcome(self) -> Outcome:
         """Met, unmet or undecided there."""
-        judged = self.verdict or self.alone
-        assert judged is not None  # one of them is there
-        return judged.outcome
+        return self.judged.outcome
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values, those of a verdict beside the others."""
         against_here = finite(asdict(self.against_here))
-        if self.verdict is not None:
+        if isinstance(self.judged, Verdict):
             return {
-                **verdict_to_json(self.verdict),
+                **verdict_to_json(self.judged),
                 "emulated_images": self.images,
                 "against_here": against_here,
                 "proven": self.proven,
             }
-        assert self.alone is not None  # one of them is there
         return {
             "cpu": asdict(self.cpu),
-            "alone": finite(asdict(self.alone)),
+            "alone": finite(asdict(self.judged)),
             "images": self.images,
             "against_here": against_here,
             "proven": self.proven,
         }
 
-    def row(self) -> dict[str, Any]:
+    def row(self: Elsewhere[Verdict]) -> dict[str, Any]:
         """What a report keeps of it; a report is never without the float model."""
-        assert self.verdict is not None
         return row(
-            self.verdict,
+            self.judged,
             images=self.images,
             emulated=True,
             against_here=self.against_here,
@@ -76,10 +73,9 @@ class Elsewhere:
 
     def lines(self) -> list[str]:
         """For people."""
-        if self.verdict is not None:
-            return [*self._first_lines(), *_result(self.verdict)]
-        assert self.alone is not None  # one of them is there
-        return [*self._first_lines(), self.alone.line()]
+        seen = self.judged
+        result = _result(seen) if isinstance(seen, Verdict) else [seen.line()]
+        return [*self._first_lines(), *result]
 
     def _first_lines(self) -> list[str]:
         """How it adds two products, and how near its answers are to those of this processor."""
