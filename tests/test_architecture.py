@@ -23,7 +23,7 @@ LEVELS = (
     "config",
     "search verdict journal remedies sequential layer_table overflow",
     "repair",
-    "calibrate emulation engines evaluation moments paired latency probe statistics_store versions",
+    "calibrate emulation engines evaluation paired latency probe statistics_store versions",
     "data runtime graph histogram answers remembered trinomial pairs",
     "plan private",
     "files npz deadline checked_json ahead distributions",

@@ -1,12 +1,21 @@
 """Gram matrices are what float64 gives, of integers to the last digit."""
 
+import time
+
 import numpy as np
 import pytest
 
 from graphs import noise
-from quantize.plan import Encoding
+from models import prepared, resnet50_v1, tiny_dataset
+from quantize.calibrate import calibrate
+from quantize.graph.prepare import prepare
+from quantize.plan import Encoding, Plan
+from quantize.probe import run_once
+from quantize.remedies import repair
+from quantize.repair import stages
+from quantize.repair.bench import Bench
 from quantize.repair.gram import INTEGER_GRAM, grams_of
-from quantize.runtime import Operator
+from quantize.runtime import Operator, Session
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -46,3 +55,41 @@ def test_reals_are_multiplied_in_float64(product):
     parts = iter([(slice(0, 2), columns[:2]), (slice(2, 3), columns[2:])])
     found = np.concatenate([gram for _, gram in grams_of(parts, None, product)])
     np.testing.assert_allclose(found, exact(columns), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_those_of_a_resnet50_cost_no_multiple_of_its_inference(monkeypatch):
+    """Processor time at one thread while rounding all 54 layers, plain before and after."""
+    model = prepare(resnet50_v1(), run_once, (3, 224, 224)).model
+    images = prepared(tiny_dataset(4, 8, 224, seed=5))
+    statistics = calibrate(model, [images[:16]], threads=1)
+    plain = Session(model.SerializeToString(), threads=1)
+    seconds = {"plain": 0.0, "grams": 0.0}
+    layers = []
+
+    def taken(name, work):
+        start = time.process_time()
+        try:
+            return work()
+        finally:
+            seconds[name] += time.process_time() - start
+
+    def watched(columns, encoding, product):
+        layers.append(encoding)
+        grams = grams_of(columns, encoding, product)
+        while (one := taken("grams", lambda: next(grams, None))) is not None:
+            yield one
+
+    def infer():
+        for image in images:
+            taken("plain", lambda image=image: plain.run(image[None]))
+
+    monkeypatch.setattr(stages, "grams_of", watched)
+    plain.run(images[:1])
+    infer()
+    repair(Bench(model, statistics, images, 1), Plan("onnxruntime", "qdq", repairs=("rounding",)))
+    infer()
+    ratio = 2 * seconds["grams"] / seconds["plain"]
+    print(f"Gram matrices cost {ratio:.2f} times the plain inference of {len(images)} images")
+    assert len(layers) == 54
+    assert ratio <= 5  # under 3 when quiet; this only catches defects

@@ -9,22 +9,6 @@ _OPSET = 13
 _IR = 8
 
 
-def gram() -> onnx.ModelProto:
-    """X float32 [P,G,K] -> for each group the sum over P of x x^T, float32 [G,K,K]."""
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["columns"], perm=[1, 2, 0]),
-        helper.make_node("Transpose", ["x"], ["rows"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["columns", "rows"], ["products"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "gram",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["P", "G", "K"])],
-        [helper.make_tensor_value_info("products", TensorProto.FLOAT, ["G", "K", "K"])],
-    )
-    return _model(graph)
-
-
 def integer_gram() -> onnx.ModelProto:
     """X uint8 [G,P,K], Y [G,P,L], z -> of each group sum of (x - z) (y - z)^T, int32 [G,K,L]."""
     nodes = [
