@@ -4,21 +4,35 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from onnxruntime import InferenceSession
 
+from graphs import answers, noise
+from quantize import candidates
+from quantize.calibrate import calibrate
+from quantize.conversion.int8 import change_format
+from quantize.engines import ort
 from quantize.graph.nodes import attribute
+from quantize.graph.prepare import prepare
 from quantize.graph.strides import advance
 from quantize.graph.view import View
+from quantize.plan import Plan, Scheme
+from quantize.probe import run_once
+from random_nets import random_net
 
 FLOAT = onnx.TensorProto.FLOAT
+FORMS = ["qdq", "qoperator"]
 
 
 class Net:
-    """A graph that is written node by node, rounded behind each layer or not."""
+    """An int8 graph that is written node by node, each result rounded."""
 
-    def __init__(self, rounded):
-        self.rounded, self.nodes, self.constants = rounded, [], []
+    def __init__(self):
+        self.nodes, self.constants = [], []
         self.random = np.random.default_rng(3)
+        self.constant("scale", np.float32(0.02))
+        self.constant("zero", np.uint8(0))
+        self.constant("step", np.float32(0.01))
+        self.constant("none", np.int8(0))
+        self.rounded("x")
 
     def constant(self, name, value):
         self.constants.append(numpy_helper.from_array(value, name))
@@ -28,26 +42,25 @@ class Net:
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
+    def rounded(self, name, kept="scale"):
+        self.add("QuantizeLinear", [name, "scale", "zero"], f"{name}.q")
+        return self.add("DequantizeLinear", [f"{name}.q", kept, "zero"], f"{name}.dq")
+
     def layer(self, kind, inputs, name, **attributes):
-        self.add(kind, inputs, name, **attributes)
-        if not self.rounded or (kind == "Conv" and name.endswith("!")):
-            return name
-        scale = self.constant(f"{name}.scale", np.float32(0.02))
-        zero = self.constant(f"{name}.zero", np.uint8(120))
-        self.add("QuantizeLinear", [name, scale, zero], f"{name}.q")
-        return self.add("DequantizeLinear", [f"{name}.q", scale, zero], f"{name}.dq")
+        return self.rounded(self.add(kind, inputs, name, **attributes))
+
+    def weight(self, name, *shape):
+        self.constant(f"{name}.w", self.random.integers(-40, 40, shape).astype(np.int8))
+        return self.add("DequantizeLinear", [f"{name}.w", "step", "none"], f"{name}.w.dq")
 
     def conv(self, source, name, size, stride=1, **more):
-        weight = self.random.normal(0, 0.3, (4, 4, size, size)).astype(np.float32)
-        self.constant(f"{name}.w", weight)
         more.setdefault("pads", [size // 2] * 4)
         same = {key: value for key, value in more.items() if value is not None}
-        return self.layer(
-            *("Conv", [source, f"{name}.w"], name),
-            **{"kernel_shape": [size, size], "strides": [stride, stride], **same},
-        )
+        shape = {"kernel_shape": [size, size], "strides": [stride, stride]}
+        weight = self.weight(name, 4, 4 // more.get("group", 1), size, size)
+        return self.layer("Conv", [source, weight], name, **{**shape, **same})
 
-    def model(self, outputs, opset=13):
+    def model(self, outputs, form="qdq", opset=13):
         graph = helper.make_graph(
             self.nodes,
             "net",
@@ -56,70 +69,91 @@ class Net:
             self.constants,
         )
         ids = [helper.make_opsetid("", opset)]
-        return helper.make_model(graph, opset_imports=ids, ir_version=8)
+        model = helper.make_model(graph, opset_imports=ids, ir_version=8)
+        return model if form == "qdq" else change_format(model, form)
 
 
-def residual(rounded, stride=2, auto_pad=None, opset=13):
+def residual(form="qdq", stride=2, auto_pad=None, opset=13, outputs=()):
     """A block whose sum two strided 1x1 convolutions read, as in ResNet-50 v1."""
-    net = Net(rounded)
-    start = net.layer("Relu", [net.conv("x", "stem", 3)], "start")
+    net = Net()
+    start = net.layer("Relu", [net.add("Conv", ["x.dq", net.weight("stem", 4, 4, 3, 3)], "stem",
+                      kernel_shape=[3, 3], pads=[1] * 4)], "start")  # fmt: skip
     padding = {"auto_pad": auto_pad, "pads": None} if auto_pad else {}
-    three = net.layer("Relu", [net.conv(start, "three", 3, **padding)], "three.relu")
-    one = net.conv(three, "one", 1)
-    total = net.layer("Relu", [net.layer("Add", [one, start], "sum")], "sum.relu")
-    net.conv(total, "left!", 1, stride)
-    net.conv(total, "right!", 1, 2)
-    return net, net.model(["left!", "right!"], opset)
+    one = net.conv(net.conv(start, "three", 3, **padding), "one", 1)
+    net.add("Add", [one, start], "sum")
+    total = net.layer("Relu", ["sum"], "sum.relu")
+    net.conv(total, "left", 1, stride)
+    net.conv(total, "right", 1, 2)
+    return net.model(["left.dq", "right.dq", *outputs], form, opset)
 
 
 def strides(model):
     return {
-        node.name: attribute(node, "strides")[0]
+        node.name.removesuffix("_quant"): (attribute(node, "strides") or [1])[0]
         for node in model.graph.node
-        if node.op_type in ("Conv", "MaxPool")
+        if node.op_type in ("Conv", "QLinearConv", "MaxPool")
     }
 
 
-def answers(model, side=9):
-    onnx.checker.check_model(model, full_check=True)
-    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(1).normal(size=(2, 4, side, side)).astype(np.float32)
-    return session.run(None, {"x": x})
+def copied(model):
+    return onnx.ModelProto.FromString(model.SerializeToString())
 
 
 def changed(model):
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    return advance(copy), copy
+    copy = copied(model)
+    count = advance(copy)
+    onnx.checker.check_model(copy, full_check=True)
+    return count, copy
+
+
+def assert_same(before, after, *shape):
+    """To the last bit."""
+    images = noise(*shape)
+    for one, other in zip(answers(before, images), answers(after, images), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("side", [8, 9])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_the_3x3_takes_the_stride_and_a_pooling_picks_the_rest(rounded, side):
-    _, model = residual(rounded)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_3x3_takes_the_stride_and_a_pooling_picks_the_rest(form, side):
+    model = residual(form)
+    assert ("QLinearConv" in {node.op_type for node in model.graph.node}) == (form == "qoperator")
     count, copy = changed(model)
     assert count == 2
-    pooled = [name for name in strides(copy) if ".picked" in name]
-    assert len(pooled) == 1
-    assert pooled[0].startswith("start.q." if rounded else "start.")
-    expected = {"stem": 1, "three": 2, "one": 1, "left!": 1, "right!": 1, pooled[0]: 2}
+    (pool,) = (node for node in copy.graph.node if node.op_type == "MaxPool")
+    assert pool.input[0] == "start.q"
+    expected = {"stem": 1, "three": 2, "one": 1, "left": 1, "right": 1, pool.name: 2}
     assert strides(copy) == expected
-    for before, after in zip(answers(model, side), answers(copy, side), strict=True):
-        np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+    assert_same(model, copy, 2, 4, side, side)
 
 
-def test_a_second_time_there_is_nothing_to_move():
-    _, copy = changed(residual(True)[1])
+def test_both_forms_of_what_was_moved_are_the_same_file():
+    """Moved and then converted, or the other way round."""
+    first = change_format(changed(residual("qdq"))[1], "qoperator")
+    second = changed(residual("qoperator"))[1]
+    assert list(strides(first).values()) == list(strides(second).values())
+    assert [n.op_type for n in first.graph.node] == [n.op_type for n in second.graph.node]
+    assert_same(first, second, 2, 4, 9, 9)
+    assert_same(second, change_format(second, "qdq"), 2, 4, 9, 9)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_time_there_is_nothing_to_move(form):
+    _, copy = changed(residual(form))
     assert advance(copy) == 0
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        residual(True, stride=1)[1],  # a reader of all pixels
-        residual(True, opset=11)[1],
-        Net(False).model([]),
+        residual(stride=1),  # a reader of all pixels
+        residual("qoperator", stride=1),
+        residual(opset=11),
+        residual(outputs=["sum.relu.dq"]),
+        residual("qoperator", outputs=["sum.relu.dq"]),
+        Net().model([]),
     ],
-    ids=["all pixels", "old opset", "empty"],
+    ids=["all pixels", "all integer pixels", "old opset", "given", "given integers", "empty"],
 )
 def test_what_cannot_be_moved_stays(model):
     before = model.SerializeToString()
@@ -127,73 +161,142 @@ def test_what_cannot_be_moved_stays(model):
     assert model.SerializeToString() == before
 
 
-def test_a_tensor_that_the_model_gives_stays_whole():
-    net, _ = residual(False)
-    model = net.model(["left!", "right!", "sum.relu"])
-    assert advance(model) == 0
-
-
-def test_padding_that_follows_the_stride_is_not_touched():
-    _, model = residual(False, auto_pad="SAME_UPPER")
+@pytest.mark.parametrize("form", FORMS)
+def test_padding_that_follows_the_stride_is_not_touched(form):
+    model = residual(form, auto_pad="SAME_UPPER")
     count, copy = changed(model)
     assert count == 2
     assert strides(copy)["three"] == 1  # the 1x1 behind it reads every other pixel
     assert strides(copy)["one"] == 2
-    for before, after in zip(answers(model, 8), answers(copy, 8), strict=True):
-        np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+    assert_same(model, copy, 2, 4, 8, 8)
+
+
+def test_a_float_convolution_keeps_its_stride():
+    """Its sum depends on the order, and that on the kernel that onnxruntime takes for the shape."""
+    net = Net()
+    net.conv(net.conv("x.dq", "stem", 3), "end", 1, 2)
+    (end,) = (node for node in net.nodes if node.name == "end")
+    end.input[1] = net.constant("float", noise(4, 4, 1, 1))
+    assert advance(net.model(["end.dq"])) == 0
+    net = Net()
+    net.conv(net.conv("x.dq", "stem", 3), "end", 1, 2)
+    assert advance(net.model(["end"])) == 0  # not rounded behind, so not added up as integers
+    assert advance(net.model(["end.dq"])) == 1
+
+
+@pytest.mark.parametrize("attributes", [{"axis": 2}, {"axis": 1, "block_size": 2}])
+def test_scales_of_rows_stay_with_their_rows(attributes):
+    net = Net()
+    net.conv("x.dq", "stem", 3)
+    given = net.constant("rows", np.full(6, 0.02, np.float32))
+    zeros = net.constant("zeros", np.zeros(6, np.uint8))
+    net.add("Relu", ["stem.dq"], "relu")
+    net.add("QuantizeLinear", ["relu", given, zeros], "relu.q", **attributes)
+    net.add("DequantizeLinear", ["relu.q", given, zeros], "relu.dq", **attributes)
+    net.conv("relu.dq", "end", 1, 2)
+    assert advance(net.model(["end.dq"], opset=21)) == 0
 
 
 def test_a_summand_without_pixels_keeps_everything():
-    net = Net(False)
+    net = Net()
     net.constant("c", np.ones((4, 1, 1), np.float32))
     net.add("Identity", ["c"], "shift")
-    net.add("Add", [net.conv("x", "stem", 3), "shift"], "sum")
-    net.conv("sum", "end!", 1, 2)
-    assert advance(net.model(["end!"])) == 0
+    net.layer("Add", [net.conv("x.dq", "stem", 3), net.rounded("shift")], "sum")
+    net.conv("sum.dq", "end", 1, 2)
+    assert advance(net.model(["end.dq"])) == 0
 
 
-def test_strides_multiply():
-    net = Net(False)
-    net.conv(net.conv("x", "stem", 3, 2), "end!", 1, 2)
-    model = net.model(["end!"])
-    count, copy = changed(model)
-    assert (count, strides(copy)) == (1, {"stem": 4, "end!": 1})
-    np.testing.assert_allclose(answers(copy, 17)[0], answers(model, 17)[0], rtol=0, atol=1e-5)
+def test_a_summand_of_another_rank_keeps_everything():
+    """A row of pixels is no picture: it cannot skip along two axes."""
+    net = Net()
+    net.constant("shape", np.array([1, 4, -1]))
+    net.rounded(net.add("Reshape", ["x.dq", "shape"], "row"))
+    line = {"kernel_shape": [1], "strides": [1]}
+    net.layer("Conv", ["row.dq", net.weight("line", 4, 4, 1)], "line", **line)
+    net.layer("Add", [net.conv("x.dq", "stem", 3), "line.dq"], "sum")
+    net.conv("sum.dq", "end", 1, 2)
+    assert advance(net.model(["end.dq"])) == 0
 
 
-def test_many_sums_one_behind_the_other_are_no_burden():
-    """Python's stack holds a thousand calls."""
-    net = Net(False)
-    first = total = net.conv("x", "stem", 1)
-    for index in range(1500):
-        total = net.add("Add", [total, first], f"sum{index}")
-    net.conv(total, "end!", 1, 2)
-    count, copy = changed(net.model(["end!"]))
-    assert count == 0
-    assert strides(copy) == {"stem": 1, "end!": 2}
-
-
-def test_a_chain_of_sums_that_nobody_else_reads():
-    net = Net(True)
-    total = net.conv("x", "stem", 3)
-    for index in range(60):
-        total = net.layer("Add", [total, net.conv("x", f"conv{index}", 3)], f"sum{index}")
-    net.conv(total, "end!", 1, 2)
-    model = net.model(["end!"])
+def test_two_summands_of_the_same_integers_are_picked_each():
+    net = Net()
+    net.constant("other", np.float32(0.03))
+    net.conv("x.dq", "stem", 3)
+    net.add("DequantizeLinear", ["stem.q", "other", "zero"], "stem.again")
+    net.layer("Add", [net.conv("stem.dq", "three", 3), "stem.dq"], "sum")
+    net.layer("Add", ["sum.dq", "stem.again"], "more")
+    net.conv("more.dq", "end", 1, 2)
+    model = net.model(["end.dq"])
     count, copy = changed(model)
     assert count == 1
-    np.testing.assert_array_equal(answers(copy)[0], answers(model)[0])
+    assert sum(node.op_type == "MaxPool" for node in copy.graph.node) == 2
+    assert_same(model, copy, 2, 4, 7, 7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strides_multiply(form):
+    net = Net()
+    net.conv(net.conv("x.dq", "stem", 3, 2), "end", 1, 2)
+    model = net.model(["end.dq"], form)
+    count, copy = changed(model)
+    assert (count, strides(copy)) == (1, {"stem": 4, "end": 1})
+    assert_same(model, copy, 2, 4, 17, 17)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_chain_of_sums_that_nobody_else_reads(form):
+    net = Net()
+    total = net.conv("x.dq", "stem", 3)
+    for index in range(60):
+        total = net.layer("Add", [total, net.conv("x.dq", f"conv{index}", 3)], f"sum{index}")
+    net.conv(total, "end", 1, 2)
+    model = net.model(["end.dq"], form)
+    count, copy = changed(model)
+    assert count == 1
+    assert set(strides(copy).values()) == {1, 2}
+    assert_same(model, copy, 2, 4, 9, 9)
+
+
+def test_a_long_way_to_the_convolution_is_no_burden():
+    """Python's stack holds a thousand calls."""
+    net = Net()
+    total = net.conv("x.dq", "stem", 3)
+    for index in range(600):
+        total = net.layer(
+            "Add", [net.layer("Relu", [total], f"relu{index}"), "x.dq"], f"sum{index}"
+        )
+    net.conv(total, "end", 1, 2)
+    net.nodes[0:0] = [helper.make_node("MaxPool", ["input"], ["x"], kernel_shape=[1, 1])]
+    count, copy = changed_input(net.model(["end.dq"]))
+    assert count == 1
+    assert strides(copy)["stem"] == 2
+
+
+def changed_input(model):
+    model.graph.input[0].name = "input"
+    return changed(model)
+
+
+def test_a_tensor_added_to_itself_is_looked_at_once():
+    """Looked at twice a sum, 40 of them would take longer than anybody waits."""
+    net = Net()
+    total = net.add("MaxPool", ["x.dq"], "pool", kernel_shape=[1, 1])
+    for index in range(40):
+        total = net.add("Add", [total, total], f"sum{index}")
+    net.rounded(total)
+    net.conv(f"{total}.dq", "end", 1, 2)
+    assert advance(net.model(["end.dq"])) == 0
 
 
 def test_visits_grow_with_the_graph():
     """A view of the graph is made once, and once more for each edit."""
 
     def views(blocks):
-        net = Net(True)
-        total = net.conv("x", "stem", 3)
+        net = Net()
+        total = net.conv("x.dq", "stem", 3)
         for index in range(blocks):
             total = net.layer("Add", [total, net.conv(total, f"conv{index}", 3)], f"sum{index}")
-        net.conv(total, "end!", 1, 2)
+        net.conv(total, "end", 1, 2)
         made = []
 
         class Counted(View):
@@ -203,7 +306,56 @@ def test_visits_grow_with_the_graph():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("quantize.graph.strides.View", Counted)
-            assert advance(net.model(["end!"])) == 1
+            assert advance(net.model(["end.dq"])) == 1
         return len(made)
 
     assert views(4) == views(40) == 2
+
+
+# ------------------------------------------------------------------- whole files, by an engine
+
+
+def shipped(made, model):
+    """An engine's file as it ships, without moved strides and with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "advance", lambda _: 0)
+        before = candidates.finished(copied(made), model)
+    return before, candidates.finished(copied(made), model)
+
+
+def written(model, shape, form, kept=()):
+    ready = prepare(copied(model), run_once, shape).model
+    statistics = calibrate(ready, [noise(2, *shape)], threads=1)
+    return ort.quantize(
+        ready, statistics, Plan("onnxruntime", form, Scheme(), keep_float=tuple(kept))
+    )
+
+
+def compared(seeds, form):
+    """Random networks, each held against itself; how many were moved, and how many pools came."""
+    moved = pools = 0
+    for seed in seeds:
+        model, shape = random_net(seed)
+        random = np.random.default_rng(seed)
+        ready = prepare(copied(model), run_once, shape).model
+        kept = [n.name for n in ready.graph.node if seed % 3 == 0 and random.random() < 0.2]
+        before, after = shipped(written(model, shape, form, kept), model)
+        assert_same(before, after, 2, *shape)
+        moved += before != after
+        pools += any(".picked." in node.name for node in after.graph.node)
+    return moved, pools
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_random_networks_answer_the_same_to_the_last_bit(form):
+    moved, pools = compared(range(40), form)
+    assert moved >= 10
+    assert pools >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_many_random_networks_answer_the_same_to_the_last_bit(form):
+    moved, pools = compared(range(40, 640), form)
+    assert moved >= 100
+    assert pools >= 10

@@ -86,7 +86,7 @@ def coverage(model: onnx.ModelProto, shapes: Shapes) -> Coverage:
                 node.name or node.output[0],
                 node.op_type,
                 _multiply_adds(node, _weight(view, node), known[node.output[0]]),
-                node.op_type in _INT8_OPS or _is_qdq(view, node),
+                node.op_type in _INT8_OPS or is_qdq(view, node),
             )
             for node in nodes
         )
@@ -130,7 +130,7 @@ def _used(tensor: onnx.TensorProto) -> tuple[int, int]:
     return (int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else (0, 0)
 
 
-def _is_qdq(view: View, node: onnx.NodeProto) -> bool:
+def is_qdq(view: View, node: onnx.NodeProto) -> bool:
     """Onnxruntime computes on integers where DequantizeLinear feeds and QuantizeLinear takes.
 
     It then quantizes float weights of Conv and Gemm, too: see `quantize.graph.shield`. Gemm and

@@ -4,8 +4,9 @@ A convolution of size 1x1 and stride 2 reads every other pixel, so whatever made
 in vain: a tenth of all products of ResNet-50 v1. Where all readers of a tensor skip pixels, what
 makes it can leave them out: elementwise nodes pass the stride on, a 1x1 convolution too, a larger
 one takes it over, and where somebody else reads all pixels a pooling of size 1x1 picks them. Each
-number that is left is computed as it was. OpenVINO does it by itself, but between the halves of a
-DequantizeLinear: docs/openvino.md.
+number that is left is computed as it was, to the last bit, because integers are added up: a float
+convolution, whose sum depends on the order, keeps its stride. OpenVINO moves strides by itself, but
+between the halves of a DequantizeLinear: docs/openvino.md.
 """
 
 from __future__ import annotations
@@ -16,29 +17,42 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from quantize.graph.nodes import attribute, give, unused_name
+from quantize.graph.coverage import is_qdq
+from quantize.graph.nodes import attribute, give
 from quantize.graph.view import View, opset
 
-_UNARY = frozenset({"Clip", "DequantizeLinear", "LeakyRelu", "QuantizeLinear", "Relu"})
-_PICTURES = frozenset({"AveragePool", "BatchNormalization", "Conv", "MaxPool"})
+_CONVS = frozenset({"Conv", "QLinearConv"})
+_SUMS = {"Add": (0, 1), "QLinearAdd": (0, 3)}
+"""Operator -> which of its inputs are the summands."""
+
+_ROUNDING = frozenset({"DequantizeLinear", "QuantizeLinear"})
+_UNARY = _ROUNDING | {"Clip", "LeakyRelu", "QLinearLeakyRelu", "Relu"}
+_WINDOWS = _CONVS | {"AveragePool", "MaxPool", "QLinearAveragePool"}
+_SIDES = 2
 _SINCE = 12
 """From here on MaxPool takes integers."""
-
-_DEEPEST = 32
-"""Sums, one behind the other, that are looked through."""
 
 
 class _Edit:
     """One edit: the stride of all readers of a tensor, moved as far ahead as it goes.
 
     Args:
-        graph: edited in place.
+        graph: sorted; edited in place.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.view = View(graph)
         self.before: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.taken = {*self.view.producers, *self.view.initializers}
+        self.taken.update(value.name for value in graph.input)
+        self.moving: set[str] = set()
+        self.pictures: set[str] = set()
+        for node in graph.node:
+            if self._is_picture(node):
+                self.pictures.add(node.output[0])
+            if self._moves(node):
+                self.moving.add(node.output[0])
 
     def take(self, name: str) -> int:
         """Move the stride of the 1x1 convolutions that read a tensor, if nobody else does.
@@ -51,11 +65,11 @@ class _Edit:
         """
         readers = self.view.consumers.get(name, [])
         strides = {tuple(_strides(reader)) for reader in readers}
-        if len(strides) != 1 or not all(_point(each) and each.input[0] == name for each in readers):
+        if len(strides) != 1 or not all(self._skips(reader, name) for reader in readers):
             return 0
         stride = list(strides.pop())
         shared = name in self.view.outputs or name in self.view.captured
-        if max(stride) == 1 or shared or not self._moves(name):
+        if max(stride) == 1 or shared or name not in self.moving:
             return 0
         for reader in readers:
             give(reader, strides=[1] * len(stride))
@@ -74,23 +88,24 @@ class _Edit:
 
     def _push(self, name: str, stride: list[int]) -> None:
         """Have a tensor made at every `stride`-th pixel only."""
-        node = self.view.producers[name]
-        if node.op_type == "Conv" and not (_point(node) and self._passes(node.input[0])):
-            own = _strides(node)
-            give(node, strides=[a * b for a, b in zip(own, stride, strict=True)])
-            return
-        pictures = 2 if node.op_type == "Add" else 1
-        for each in dict.fromkeys(node.input[:pictures]):
-            if self._passes(each):
-                self._push(each, stride)
-            else:
-                self._pick(node, each, stride)
+        names = [name]
+        while names:
+            node = self.view.producers[names.pop()]
+            if node.op_type in _CONVS and not (_point(node) and self._passes(node.input[0])):
+                own = _strides(node)
+                give(node, strides=[a * b for a, b in zip(own, stride, strict=True)])
+                continue
+            for each in _read(node):
+                if self._passes(each):
+                    names.append(each)
+                else:
+                    self._pick(node, each, stride)
 
     def _pick(self, node: onnx.NodeProto, name: str, stride: list[int]) -> None:
         """Let a node read some pixels of a tensor, by a pooling of the integers it comes from."""
         rounded = self._rounded(name)
         read = rounded.input[0] if rounded is not None else name
-        picked = unused_name(self.graph, f"{read}.picked.{node.output[0]}")
+        picked = self._new(f"{read}.picked.{node.output[0]}")
         size = [1] * len(stride)
         pool = helper.make_node(
             "MaxPool", [read], [picked], picked, kernel_shape=size, strides=stride
@@ -99,12 +114,19 @@ class _Edit:
         if rounded is not None:
             copy = onnx.NodeProto.FromString(rounded.SerializeToString())
             copy.input[0] = picked
-            copy.name = copy.output[0] = picked = f"{picked}.float"
+            copy.name = copy.output[0] = picked = self._new(f"{picked}.float")
             new.append(copy)
         self.before[node.output[0]] += new
         for at, each in enumerate(node.input):
             if each == name:
                 node.input[at] = picked
+
+    def _new(self, name: str) -> str:
+        """That name, or with underscores behind it if a tensor is called so."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
 
     def _rounded(self, name: str) -> onnx.NodeProto | None:
         """The DequantizeLinear that makes a tensor of 8-bit integers."""
@@ -112,44 +134,46 @@ class _Edit:
         if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3:
             return None
         zero = self.view.constant(node.input[2])
-        return node if zero is not None and zero.dtype in (np.int8, np.uint8) else None
+        fits = zero is not None and zero.dtype in (np.int8, np.uint8) and _elementwise(node)
+        return node if fits else None
 
-    def _passes(self, name: str, deep: int = 0) -> bool:
-        alone = self.view.only_reader(name) is not None
-        return alone and deep < _DEEPEST and self._moves(name, deep)
+    def _skips(self, reader: onnx.NodeProto, name: str) -> bool:
+        """Whether a node reads a tensor as the picture of a 1x1 convolution."""
+        return _point(reader) and reader.input[0] == name and self._on_integers(reader)
 
-    def _moves(self, name: str, deep: int = 0) -> bool:
-        """Whether a convolution is reached through nodes that nobody else waits for."""
-        node = self.view.producers.get(name)
-        while node is not None and node.op_type in _UNARY:
-            name = node.input[0]
-            node = self.view.producers.get(name) if self.view.only_reader(name) else None
-        if node is None:
-            return False
-        if node.op_type == "Add":
-            pictures = all(self._picture(each) for each in node.input)
-            return pictures and any(self._passes(each, deep + 1) for each in node.input)
-        return node.op_type == "Conv" and _padded_by_number(node)
+    def _on_integers(self, node: onnx.NodeProto) -> bool:
+        """Whether a convolution adds up integers: what is float depends on the order, too."""
+        made = [self.view.producers.get(name) for name in node.input if name]
+        rounded = all(each is not None and each.op_type == "DequantizeLinear" for each in made)
+        return node.op_type == "QLinearConv" or (rounded and is_qdq(self.view, node))
 
-    def _picture(self, name: str) -> bool:
-        """Whether a tensor has pixels, whoever reads it: others cannot be pooled."""
-        looked, names = set[str](), [name]
-        while names:
-            if (at := names.pop()) in looked or (node := self.view.producers.get(at)) is None:
-                continue
-            looked.add(at)
-            if node.op_type in _PICTURES:
-                return True
-            if node.op_type in _UNARY or node.op_type == "Add":
-                names += node.input[: 2 if node.op_type == "Add" else 1]
-        return False
+    def _passes(self, name: str) -> bool:
+        """Whether a tensor's one reader can have it made at fewer pixels."""
+        return name in self.moving and self.view.only_reader(name) is not None
+
+    def _moves(self, node: onnx.NodeProto) -> bool:
+        """Whether a convolution is reached from here through nodes that nobody else waits for."""
+        if node.op_type in _SUMS:
+            read = _read(node)
+            return self.pictures.issuperset(read) and any(self._passes(each) for each in read)
+        if node.op_type in _CONVS:
+            padded = node.output[0] in self.pictures and _padded_by_number(node)
+            return padded and self._on_integers(node)
+        return _elementwise(node) and self._passes(node.input[0])
+
+    def _is_picture(self, node: onnx.NodeProto) -> bool:
+        """Whether a node gives rows and columns of pixels: what does not cannot be pooled."""
+        if node.op_type in _WINDOWS:
+            return len(attribute(node, "kernel_shape") or []) == _SIDES
+        passing = node.op_type in {*_SUMS, "BatchNormalization"} or _elementwise(node)
+        return passing and not self.pictures.isdisjoint(_read(node))
 
 
 def advance(model: onnx.ModelProto) -> int:
     """Move strides ahead, as far as they go.
 
     Args:
-        model: float or QDQ; edited in place.
+        model: int8, QDQ or QOperator, its nodes sorted; edited in place.
 
     Returns:
         How many 1x1 convolutions gave theirs away.
@@ -166,11 +190,25 @@ def advance(model: onnx.ModelProto) -> int:
     return count
 
 
+def _read(node: onnx.NodeProto) -> list[str]:
+    """The pictures that a node reads, among scales and weights."""
+    places = _SUMS.get(node.op_type, (0,))
+    return list(dict.fromkeys(node.input[place] for place in places))
+
+
+def _elementwise(node: onnx.NodeProto) -> bool:
+    """Whether each pixel depends on itself alone: scales may differ by channel, not by row."""
+    if node.op_type in _ROUNDING and attribute(node, "block_size", 0):
+        return False
+    return node.op_type in _UNARY and attribute(node, "axis", 1) == 1
+
+
 def _point(node: onnx.NodeProto) -> bool:
     """Whether a node reads single pixels and none beyond the edge."""
     kernel = attribute(node, "kernel_shape") or [0]
     pads = attribute(node, "pads") or [0]
-    return node.op_type == "Conv" and max(kernel) == 1 and not any(pads) and _padded_by_number(node)
+    alone = max(kernel) == 1 and not any(pads)
+    return node.op_type in _CONVS and alone and _padded_by_number(node)
 
 
 def _padded_by_number(node: onnx.NodeProto) -> bool:
