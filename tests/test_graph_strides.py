@@ -5,11 +5,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from graphs import answers, noise
+from graphs import answers, build, noise
 from quantize import candidates
 from quantize.calibrate import calibrate
 from quantize.conversion.int8 import change_format
-from quantize.engines import ort
+from quantize.engines import inc, ort
+from quantize.graph import io
 from quantize.graph.nodes import attribute
 from quantize.graph.prepare import prepare
 from quantize.graph.strides import advance
@@ -323,12 +324,11 @@ def shipped(made, model):
     return before, candidates.finished(copied(made), model)
 
 
-def written(model, shape, form, kept=()):
+def written(model, shape, form, kept=(), **scheme):
     ready = prepare(copied(model), run_once, shape).model
     statistics = calibrate(ready, [noise(2, *shape)], threads=1)
-    return ort.quantize(
-        ready, statistics, Plan("onnxruntime", form, Scheme(), keep_float=tuple(kept))
-    )
+    plan = Plan("onnxruntime", form, Scheme(**scheme), keep_float=tuple(kept))
+    return ort.quantize(ready, statistics, plan)
 
 
 def compared(seeds, form):
@@ -351,6 +351,69 @@ def test_random_networks_answer_the_same_to_the_last_bit(form):
     moved, pools = compared(range(40), form)
     assert moved >= 10
     assert pools >= 1
+
+
+@pytest.mark.inc
+@pytest.mark.skipif(inc.available() is not None, reason=f"without INC: {inc.available()}")
+@pytest.mark.parametrize("form", FORMS)
+def test_files_by_inc_are_read_as_well(form, tmp_path):
+    model, shape = bottlenecks(), (3, 12, 12)
+    io.save(prepare(copied(model), run_once, shape).model, tmp_path / "float.onnx")
+    plan = Plan("inc", form, Scheme())
+    path = inc.quantize_default(tmp_path / "float.onnx", [noise(2, *shape)], plan, tmp_path)
+    assert_moved(*shipped(io.load(path), model), shape)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+def test_files_by_onnxruntimes_quantizer_leave_out_what_nobody_reads(form, granularity):
+    model, shape = bottlenecks(), (3, 12, 12)
+    made = written(model, shape, form, weight_granularity=granularity)
+    assert_moved(*shipped(made, model), shape)
+
+
+def assert_moved(before, after, shape):
+    """The bottleneck's 3x3 has the stride, one pooling picks the shortcut's integers."""
+    assert strides(before)["left"] == 2
+    moved = strides(after)
+    assert (moved["three"], moved["left"], moved["right"]) == (2, 1, 1)
+    (pool,) = (
+        node
+        for node in after.graph.node
+        if ".picked." in node.output[0] and node.op_type == "MaxPool"
+    )
+    maker = View(after.graph).producers[pool.input[0]]
+    assert maker.op_type in ("QuantizeLinear", "QLinearConv")
+    assert_same(before, after, 2, *shape)
+
+
+def bottlenecks():
+    """Float: the end of one stage of ResNet-50 v1 and the start of the next."""
+    text = """
+    (float[N,3,12,12] x) => (float[N,5] logits) {
+        [stem] c = Conv <kernel_shape = [3,3], pads = [1,1,1,1]> (x, w0)
+        start = Relu(c)
+        [before] d = Conv <kernel_shape = [1,1]> (start, w1, b1)
+        e = Relu(d)
+        [three] f = Conv <kernel_shape = [3,3], pads = [1,1,1,1]> (e, w2)
+        g = Relu(f)
+        [one] h = Conv <kernel_shape = [1,1]> (g, w3, b3)
+        i = Add(h, start)
+        j = Relu(i)
+        [left] k = Conv <kernel_shape = [1,1], strides = [2,2]> (j, w4, b4)
+        l = Relu(k)
+        [behind] m = Conv <kernel_shape = [3,3], pads = [1,1,1,1]> (l, w5)
+        [right] n = Conv <kernel_shape = [1,1], strides = [2,2]> (j, w6)
+        o = Add(m, n)
+        p = Relu(o)
+        q = GlobalAveragePool(p)
+        r = Flatten(q)
+        [head] logits = Gemm(r, w7)
+    }"""
+    sizes = {"w0": (8, 3, 3, 3), "w7": (8, 5)}
+    sizes |= {f"w{at}": (8, 8, 1, 1) for at in (1, 3, 4, 6)}
+    sizes |= {f"w{at}": (8, 8, 3, 3) for at in (2, 5)}
+    return build(text, **sizes, **{f"b{at}": (8,) for at in (1, 3, 4)})
 
 
 @pytest.mark.slow
