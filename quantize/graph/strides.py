@@ -134,8 +134,7 @@ class _Edit:
         if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3:
             return None
         zero = self.view.constant(node.input[2])
-        fits = zero is not None and zero.dtype in (np.int8, np.uint8) and _elementwise(node)
-        return node if fits else None
+        return node if zero is not None and zero.dtype in (np.int8, np.uint8) else None
 
     def _skips(self, reader: onnx.NodeProto, name: str) -> bool:
         """Whether a node reads a tensor as the picture of a 1x1 convolution."""
