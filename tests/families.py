@@ -145,7 +145,8 @@ def resnet50_caffe2(
 class _Measured(OnnxNet):
     """Draws what v1 draws for the normalization behind each convolution, though none stands there.
 
-    The published figures are of the weights that come out then.
+    The published figures are of the weights that come out then. How many raw numbers a normal one
+    takes is random itself, so the generator cannot skip them instead.
     """
 
     def conv(self, name: str, x: str, layer: Layer, gain: float = 1.0) -> str:
