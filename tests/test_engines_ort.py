@@ -21,6 +21,7 @@ from onnxruntime.quantization import (
 from graphs import answers, build, noise, ops
 from models import prepared, tiny_dataset, tiny_resnet
 from quantize.calibrate import calibrate
+from quantize.conversion.int8 import change_format
 from quantize.engines import ort
 from quantize.errors import EngineError
 from quantize.graph.io import to_bytes
@@ -359,6 +360,9 @@ POOL = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
         " d = Conv(s, v)",
         "c = Conv(x, w, b) r = Relu(c) d = Conv(r, v, b)",
         "p = Pad(x, borders, least) c = Conv(p, w, b) d = Conv(c, v)",
+        "c = Conv(x, w, b) s = Slice(c, from, to, axes, steps) r = Relu(s) d = Conv(r, v)",
+        "c = Conv(x, w, b) s = Slice(c, from, to, axes, steps) t = Add(s, s) r = Relu(c)"
+        " u = Slice(r, from, to, axes, steps) a = Add(t, u) d = Conv(a, v)",
         "c = Conv(x, w, b) p = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1,"
         " count_include_pad=1>(c) d = Conv(p, v)",
         "c = Conv(x, w, b) p = Pad(c, borders, least) q = MaxPool<kernel_shape=[2,2]>(p)"
@@ -368,6 +372,8 @@ POOL = "MaxPool<kernel_shape=[2,2], strides=[2,2]>"
 def test_nothing_of_a_float_model_is_lost(form, nodes):
     known = {"w": (8, 3, 1, 1), "v": (8, 8, 1, 1), "b": np.linspace(-1, 1, 8, dtype=np.float32)}
     some = {"high": np.float32(0.5), "borders": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    some |= {"from": np.array([1, -1]), "to": np.array([8, -9]), "axes": np.array([2, 3])}
+    some["steps"] = np.array([2, -3])
     some["least"] = np.float32(0 if "Pad(x" in nodes else np.finfo(np.float32).min)
     known |= {name: value for name, value in some.items() if name in nodes}
     tail = "g = GlobalAveragePool(d) f = Flatten(g) y = Gemm<alpha=0.5, beta=2.0>(f, k, h)"
@@ -379,3 +385,27 @@ def test_nothing_of_a_float_model_is_lost(form, nodes):
     exact, seen = answers(build(text, **known), images)[0], answers(made, images)[0]
     power = np.square(exact - exact.mean()).sum()
     assert 10 * np.log10(power / np.square(seen - exact).sum()) > 25
+
+
+def test_a_slice_passes_integers_on():
+    """As in the shortcuts of the ResNets for CIFAR-10: one scale before and behind it."""
+    known = {"w": (8, 3, 1, 1), "v": (8, 8, 1, 1), "from": np.array([0]), "to": np.array([8])}
+    known |= {"axes": np.array([2]), "steps": np.array([2])}
+    text = """(float[N,3,8,8] x) => (float[N,8] y) {
+        c = Conv(x, w) r = Relu(c) s = Slice(r, from, to, axes, steps) z = Conv(s, v)
+        t = Relu(z) a = Add(t, s) g = GlobalAveragePool(a) y = Flatten(g) }"""
+    model = prepare(build(text, **known), run_once, (3, 8, 8)).model
+    made = ort.quantize(model, calibrate(model, [noise(8, 3, 8, 8)], threads=1), plan())
+    view, values = View(made.graph), constants(made)
+    [slice_] = [node for node in made.graph.node if node.op_type == "Slice"]
+    behind = view.only_reader(slice_.output[0])
+    before = view.producers[slice_.input[0]]
+    assert (before.op_type, behind.op_type) == ("DequantizeLinear", "QuantizeLinear")
+    assert [values[name] for name in before.input[1:]] == [
+        values[name] for name in behind.input[1:]
+    ]
+    turned = change_format(made, "qoperator")
+    source = View(turned.graph).producers[
+        next(n for n in turned.graph.node if n.op_type == "Slice").input[0]
+    ]
+    assert source.op_type == "QLinearConv"

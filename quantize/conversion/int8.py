@@ -28,7 +28,7 @@ _SAME_IN_13 = frozenset(
     {
         "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Flatten",
         "Gemm", "GlobalAveragePool", "Identity", "MatMul", "MaxPool", "Mul", "Pad", "QLinearConv",
-        "QLinearMatMul", "QuantizeLinear", "Relu", "Reshape", "Sigmoid", "Transpose",
+        "QLinearMatMul", "QuantizeLinear", "Relu", "Reshape", "Sigmoid", "Slice", "Transpose",
     }
 )  # fmt: skip
 _OLDEST = 10

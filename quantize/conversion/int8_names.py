@@ -31,7 +31,7 @@ FLOAT_FORMS = {name: op for op, name in PLAIN.items()}
 """The other way round."""
 
 MOVING = frozenset(
-    {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+    {"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Give some of the values that they get, and take integers as they are."""
 

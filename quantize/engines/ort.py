@@ -43,6 +43,7 @@ OPERATORS = [
     "Relu",
     "Reshape",
     "Resize",
+    "Slice",
     "Split",
     "Squeeze",
     "Transpose",

@@ -16,9 +16,9 @@ from quantize.graph.points import ARITHMETIC
 from quantize.graph.view import View
 
 _KINDS = frozenset({"Clip", "Relu"})
-_PASSING = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose"}) | {
-    "Unsqueeze"
-}
+_PASSING = frozenset(
+    {"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
 
 
 def ahead(model: onnx.ModelProto) -> int:
