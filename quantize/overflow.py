@@ -15,7 +15,7 @@ import numpy as np
 from quantize.graph.expose import with_outputs
 from quantize.graph.io import to_bytes
 from quantize.graph.products import Products, products
-from quantize.pairs import at_risk, in_pairs, overflowing
+from quantize.pairs import Risks
 from quantize.runtime import Session
 
 if TYPE_CHECKING:
@@ -63,44 +63,63 @@ def overflows(
     Raises:
         ModelError: the model does not run on these images.
     """
-    known = products(int8_model)
-    risks = {one.node: float(at_risk(one.weights).mean()) if one.paired else 0.0 for one in known}
-    risky = [one for one in known if risks[one.node] > 0]
-    counts, sums = dict.fromkeys(risks, 0), dict.fromkeys(risks, 0)
-    looked = _count(int8_model, risky, images, threads, expired, counts, sums)
-    return {
-        name: Overflow(risk, _share(counts[name], sums[name], looked=looked, possible=risk > 0))
-        for name, risk in risks.items()
-    }
+    layers = [_Layer(one) for one in products(int8_model)]
+    looked = _count(int8_model, [one for one in layers if one.risk], images, threads, expired)
+    return {one.products.node: Overflow(one.risk, one.seen(looked=looked)) for one in layers}
 
 
-def _share(count: int, sums: int, *, looked: bool, possible: bool) -> float | None:
-    if not possible:
-        return 0.0
-    return count / sums if looked and sums else None
+class _Layer:
+    """A layer, and what was counted of it.
+
+    Args:
+        one: its products.
+
+    Attributes:
+        products: those.
+        risk: share of the pairs of weights that some activations overflow.
+        pairs: of its weights.
+    """
+
+    def __init__(self, one: Products) -> None:
+        self.products = one
+        self._groups = [Risks(weights) for weights in one.weights] if one.paired else []
+        self.pairs = sum(group.pairs for group in self._groups)
+        self.risk = sum(group.count for group in self._groups) / max(1, self.pairs)
+        self._overflowing = self._sums = 0
+
+    def look(self, value: NDArray[np.uint8], most: int) -> None:
+        """Count what overflows of an input, at so many positions at most."""
+        found = (columns for columns, _ in self.products.columns(value, most))
+        for group, columns in zip(self._groups, found, strict=False):
+            self._overflowing += group.overflowing(columns)
+            self._sums += len(columns) * group.pairs
+
+    def seen(self, *, looked: bool) -> float | None:
+        """Share of the sums that overflowed, or None where nobody looked."""
+        if not self.risk:
+            return 0.0
+        return self._overflowing / self._sums if looked and self._sums else None
 
 
 def _count(
     model: onnx.ModelProto,
-    risky: list[Products],
+    risky: list[_Layer],
     images: NDArray[np.float32],
     threads: int,
     expired: Callable[[], bool],
-    counts: dict[str, int],
-    sums: dict[str, int],
 ) -> bool:
     """Count sums that overflow, and all sums, image by image; whether any image was seen."""
     if not (risky and len(images)):
         return False
-    names = list(dict.fromkeys(one.input for one in risky))
+    names = list(dict.fromkeys(one.products.input for one in risky))
     session = Session(
         to_bytes(with_outputs(model, names)),
         threads=threads,
         name="the forecast's graph",
         spin=False,
     )
-    values = sum(in_pairs(one.weights)[0].size for one in risky)
-    most = max(1, min(_POSITIONS, _MOST_SUMS // (values * len(images))))
+    pairs = sum(one.pairs for one in risky)
+    most = max(1, min(_POSITIONS, _MOST_SUMS // (pairs * len(images))))
     looked = False
     for image in images:
         if expired():
@@ -108,10 +127,7 @@ def _count(
         piece = next(session.pieces(image[None]))
         held = dict(zip(session.outputs, session.run(piece), strict=True))
         for one in risky:
-            value = np.asarray(held[one.input], np.uint8)
-            value = value if len(piece) == 1 else value[:1]  # a fixed batch was filled
-            for columns, weights in one.columns(value, most):
-                counts[one.node] += overflowing(columns, weights)
-                sums[one.node] += len(columns) * in_pairs(weights)[0].size
+            value = np.asarray(held[one.products.input], np.uint8)
+            one.look(value if len(piece) == 1 else value[:1], most)  # a fixed batch was filled
         looked = True
     return looked

@@ -64,33 +64,52 @@ def at_risk(weights: NDArray[np.int8]) -> NDArray[np.bool_]:
 
     255 (max(w_i, 0) + max(w_j, 0)) > 32767, or 255 (min(w_i, 0) + min(w_j, 0)) < -32768.
     """
-    first, second = (part.astype(np.int32) for part in in_pairs(weights))
+    first, second = (part.astype(np.int16) for part in in_pairs(weights))
     high = np.maximum(first, 0) + np.maximum(second, 0)
     low = np.minimum(first, 0) + np.minimum(second, 0)
     return np.asarray((high > MOST) | (low < -MOST))
 
 
-def overflowing(columns: NDArray[np.uint8], weights: NDArray[np.int8]) -> int:
-    """How many sums of pairs overflow: exact.
+class Risks:
+    """Pairs of weights that some activations overflow: found once, for many activations.
+
+    Both of such a pair have one sign, so that sums of absolute values tell. They fit 16 bits
+    without a sign: 255 (128 + 128) < 65536.
 
     Args:
-        columns: uint8 [P,K], activations in kernel order at P positions.
-        weights: int8 [M,K].
+        weights: int8 [M,K] in kernel order.
 
-    Returns:
-        Of the P M K/2 sums.
+    Attributes:
+        count: how many there are.
+        pairs: of all.
     """
-    first, second = (part.astype(np.int32) for part in in_pairs(columns))
-    one, other = (part.astype(np.int32) for part in in_pairs(weights))
-    rows, pairs = np.nonzero(at_risk(weights))
-    high = (first.max(axis=0, initial=0), second.max(axis=0, initial=0))
-    w, v = one[rows, pairs], other[rows, pairs]
-    most = high[0][pairs] * np.maximum(w, 0) + high[1][pairs] * np.maximum(v, 0)
-    least = high[0][pairs] * np.minimum(w, 0) + high[1][pairs] * np.minimum(v, 0)
-    left = np.flatnonzero((most > 32767) | (least < -32768))
-    step, count = max(1, _AT_ONCE // max(1, len(columns))), 0
-    for start in range(0, len(left), step):
-        some = left[start : start + step]
-        sums = first[:, pairs[some]] * w[some] + second[:, pairs[some]] * v[some]
-        count += int(np.count_nonzero((sums > 32767) | (sums < -32768)))
-    return count
+
+    def __init__(self, weights: NDArray[np.int8]) -> None:
+        risky = at_risk(weights)
+        rows, pairs = np.nonzero(risky)
+        self.count, self.pairs = len(pairs), risky.size
+        self._first = (2 * pairs).astype(np.int32)
+        one, other = (part[rows, pairs].astype(np.int16) for part in in_pairs(weights))
+        self._one, self._other = (np.abs(part).astype(np.uint16) for part in (one, other))
+        self._most = np.where(one > 0, 32767, 32768).astype(np.uint16)
+
+    def overflowing(self, columns: NDArray[np.uint8]) -> int:
+        """How many sums of pairs overflow, of as many as `pairs` at each position: exact.
+
+        Args:
+            columns: uint8 [P,K], activations in kernel order at P positions.
+        """
+        largest = columns.max(axis=0, initial=0)[None]
+        left = np.flatnonzero(self._beyond(largest, slice(None)))
+        step, count = max(1, _AT_ONCE // max(1, len(columns))), 0
+        for start in range(0, len(left), step):
+            count += int(np.count_nonzero(self._beyond(columns, left[start : start + step])))
+        return count
+
+    def _beyond(
+        self, columns: NDArray[np.uint8], some: slice | NDArray[np.intp]
+    ) -> NDArray[np.bool_]:
+        """Whether sums overflow, [P, some of the pairs]."""
+        first = self._first[some]
+        sums = columns[:, first] * self._one[some] + columns[:, first + 1] * self._other[some]
+        return np.asarray(sums > self._most[some])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.pairs import MOST, at_risk, in_pairs, kernel_order, overflowing, partners
+from quantize.pairs import MOST, Risks, at_risk, in_pairs, kernel_order, partners
 
-WEIGHTS = st.integers(-127, 127)
+WEIGHTS = st.integers(-128, 127)
 
 
 def test_channels_are_innermost_in_the_kernels_order():
@@ -59,7 +59,7 @@ def test_risk_is_exactly_that_some_activations_overflow(w, v):
 def test_sums_that_overflow_are_counted_one_by_one(seed, positions, columns):
     rng = np.random.default_rng(seed)
     x = rng.choice(np.uint8([0, 128, 250, 255]), (positions, columns))
-    w = rng.choice(np.int8([-127, -100, 0, 64, 127]), (3, columns))
+    w = rng.choice(np.int8([-128, -127, -100, 0, 64, 127]), (3, columns))
     padded = [np.pad(part.astype(int), ((0, 0), (0, columns % 2))) for part in (x, w)]
     expected = sum(
         overflows(row[k], row[k + 1], column[k], column[k + 1])
@@ -67,10 +67,20 @@ def test_sums_that_overflow_are_counted_one_by_one(seed, positions, columns):
         for row in padded[1]
         for k in range(0, len(row), 2)
     )
-    assert overflowing(x, w) == expected
+    risks = Risks(w)
+    assert risks.overflowing(x) == expected
+    assert risks.pairs == 3 * len(range(0, columns, 2))
+    assert risks.count == np.count_nonzero(at_risk(w))
 
 
 def test_many_sums_are_counted_a_part_at_a_time(monkeypatch):
     monkeypatch.setattr("quantize.pairs._AT_ONCE", 10)
     x, w = np.full((4, 6), 255, np.uint8), np.full((5, 6), 127, np.int8)
-    assert overflowing(x, w) == 4 * 5 * 3
+    assert Risks(w).overflowing(x) == 4 * 5 * 3
+
+
+def test_sums_at_the_very_limits_fit():
+    """-32768 fits 16 bits, 32768 does not."""
+    x = np.uint8([[128, 128], [129, 128], [128, 127]])
+    assert Risks(np.int8([[-128, -128]])).overflowing(x) == 1
+    assert Risks(np.int8([[127, 127]])).overflowing(np.uint8([[129, 129], [130, 129]])) == 1

@@ -66,20 +66,30 @@ class Products:
             return
         if self.pads is None:
             return
-        top, left, bottom, right = self.pads
-        around = ((0, 0), (0, 0), (top, bottom), (left, right))
-        value = np.pad(value, around, constant_values=self.zero_point)
-        reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-        windows: NDArray[Any] = sliding_window_view(value, reach, (2, 3))  # type: ignore[call-overload]  # numpy's stub has one axis
-        windows = windows[:, :, :: self.strides[0], :: self.strides[1]]
-        windows = windows[..., :: self.dilations[0], :: self.dilations[1]]
-        images, channels, height, width = windows.shape[:4]
+        windows = self._windows(value, self.pads)
+        images, height, width = windows.shape[:3]
         image, spot = np.divmod(_spread(images * height * width, most), height * width)
-        taken = windows[image, :, spot // width, spot % width]  # [P,C,kH,kW]
-        own = channels // len(self.weights)
+        taken = windows[image, spot // width, spot % width]  # [P,kH,kW,C]
+        own = taken.shape[-1] // len(self.weights)
         for group, weights in enumerate(self.weights):
-            some = taken[:, group * own : (group + 1) * own]
-            yield some.transpose(0, 2, 3, 1).reshape(len(some), -1), weights
+            some = taken[..., group * own : (group + 1) * own]
+            yield some.reshape(len(some), -1), weights
+
+    def _windows(
+        self, value: NDArray[np.uint8], pads: tuple[int, int, int, int]
+    ) -> NDArray[np.uint8]:
+        """What each position of a convolution sees of [N,C,H,W]: a view [N,H,W,kH,kW,C]."""
+        top, left, bottom, right = pads
+        images, channels, height, width = value.shape
+        shape = (images, top + height + bottom, left + width + right, channels)
+        # Channels innermost, as a position is read: few long pieces instead of many single values.
+        wide = np.full(shape, self.zero_point, np.uint8)
+        wide[:, top : top + height, left : left + width] = value.transpose(0, 2, 3, 1)
+        reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        windows: NDArray[Any] = sliding_window_view(wide, reach, (1, 2))  # type: ignore[call-overload]  # numpy's stub has one axis
+        windows = windows[:, :: self.strides[0], :: self.strides[1]]
+        windows = windows[..., :: self.dilations[0], :: self.dilations[1]]
+        return windows.transpose(0, 1, 2, 4, 5, 3)
 
 
 def products(model: onnx.ModelProto) -> tuple[Products, ...]:
