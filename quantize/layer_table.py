@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantize.evaluation import sqnr_db
+from quantize.graph.apart import Apart, apart
 from quantize.graph.coverage import Coverage, coverage
 from quantize.graph.expose import with_outputs
 from quantize.graph.head import expose_logits
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
 
 _MOST_AT_ONCE = 8
 _MOST_BYTES = 1 << 30
-"""How many layers one session measures, and what their copies of a model may hold together."""
+"""How many layers one session measures, and how much as many models as layers may hold.
+
+What onnxruntime fuses hangs on how many there are, and with it the last digits of a row.
+"""
+
+_MOST_VALUES = 1 << 16
+"""Of the images that go through a model together: of small ones several read a weight once."""
 
 
 def layer_table(
@@ -55,7 +62,8 @@ def layer_table(
         statistics: of `model` over the calibration images. Where it has no histogram of a layer's
             input, the values that are cut off are counted on `images`.
         threads: of each session.
-        expired: asked every few layers; once it says yes, the others have no SQNR.
+        expired: asked every few layers and images; once it says yes, the layers that are not
+            done have no SQNR.
         on_progress: told every few layers.
 
     Returns:
@@ -72,10 +80,12 @@ def layer_table(
     told = {name: read for name, read in reads.items() if read in known.histograms}
     counted = {name: read for name, read in reads.items() if name not in told}
     measured: dict[str, _Sums] = {}
-    for some in _groups(held, model) if len(images) else ():
+    light = apart(model)
+    light = replace(light, model=expose_logits(light.model))
+    for some in _groups(held, light) if len(images) else ():
         if expired():
             break
-        measured |= _measured(expose_logits(model), some, images, counted, threads)
+        measured |= _measured(light, some, images, counted, threads, expired)
         if on_progress:
             on_progress(Progress("layers", len(measured), len(held), "layers"))
     cut = {name: sums.saturation for name, sums in measured.items()}
@@ -154,6 +164,18 @@ class _Sums:
     cut: int = 0
     values: int = 0
 
+    def add_scores(self, exact: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
+        """Scores of one image, without and with the layer rounded."""
+        whole = exact.astype(np.float64)
+        difference = whole - seen.astype(np.float64)
+        self.signal += float((whole * whole).sum())
+        self.noise += float((difference * difference).sum())
+
+    def add_input(self, seen: NDArray[np.float32], limits: tuple[float, float]) -> None:
+        """What the layer reads of one image."""
+        self.cut += int(np.count_nonzero((seen < limits[0]) | (seen > limits[1])))
+        self.values += seen.size
+
     @property
     def sqnr_db(self) -> float:
         return sqnr_db(self.signal, self.noise)
@@ -170,22 +192,23 @@ def _noise_shares(measured: Mapping[str, _Sums]) -> dict[str, float]:
     return {name: noise / total if total > 0 else 0.0 for name, noise in finite.items()}
 
 
-def _groups(held: Mapping[str, Rounded], model: onnx.ModelProto) -> Iterator[dict[str, Rounded]]:
+def _groups(held: Mapping[str, Rounded], model: Apart) -> Iterator[dict[str, Rounded]]:
     """The layers, so many at a time as one session holds."""
-    at_once = max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(1, model.ByteSize())))
+    at_once = max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(1, model.size)))
     names = iter(held)
     while some := list(islice(names, at_once)):
         yield {name: held[name] for name in some}
 
 
 def _measured(
-    model: onnx.ModelProto,
+    model: Apart,
     layers: Mapping[str, Rounded],
     images: NDArray[np.float32],
     counted: Mapping[str, str],
     threads: int,
+    expired: Callable[[], bool],
 ) -> dict[str, _Sums]:
-    """Run float and the layers' variants side by side, one image at a time.
+    """Run float and the layers' variants side by side, a few images at a time.
 
     Args:
         model: the float model, its scores logits.
@@ -193,30 +216,42 @@ def _measured(
         images: float32 [N,C,H,W].
         counted: layers whose input's values are held against its limits -> that input.
         threads: of the session.
+        expired: once it says yes, nothing is known of these layers.
     """
+    exact = model.model.graph.output[0].name
+    session, outputs = _session(model, layers, counted, threads)
+    sums = {name: _Sums() for name in outputs}
+    at_once = session.batch or max(1, _MOST_VALUES // images[0].size)
+    for start in range(0, len(images), at_once):
+        if start and expired():
+            return {}
+        some = images[start : start + at_once]
+        piece = next(session.pieces(some))
+        values = dict(zip(session.outputs, session.run(piece), strict=True))
+        for index in range(len(some)):
+            for name, output in outputs.items():
+                sums[name].add_scores(values[exact][index], values[output][index])
+            for name in counted.keys() & sums.keys():
+                seen = values.get(counted[name], piece)[index]
+                sums[name].add_input(seen, layers[name].limits)
+    return sums
+
+
+def _session(
+    model: Apart, layers: Mapping[str, Rounded], counted: Mapping[str, str], threads: int
+) -> tuple[Session, dict[str, str]]:
+    """The model with the layers' variants, loaded, and layer -> output of its variant."""
     copy, outputs = with_variants(model, layers)
-    made = View(model.graph).producers
+    made = View(model.model.graph).producers
     wanted = [counted[name] for name in layers if counted.get(name) in made]
     session = Session(
-        to_bytes(with_outputs(copy, wanted)),
+        to_bytes(with_outputs(copy.model, wanted)),
+        constants=copy.constants,
         threads=threads,
         name="the layer table's graph",
         spin=False,
     )
-    sums = {name: _Sums() for name in outputs}
-    for image in images:
-        piece = next(session.pieces(image[None]))
-        values = dict(zip(session.outputs, session.run(piece), strict=True))
-        exact = values[model.graph.output[0].name][0].astype(np.float64)
-        for name, output in outputs.items():
-            difference = exact - values[output][0].astype(np.float64)
-            sums[name].signal += float((exact * exact).sum())
-            sums[name].noise += float((difference * difference).sum())
-        for name in counted.keys() & sums.keys():
-            seen, (low, high) = values.get(counted[name], piece)[0], layers[name].limits
-            sums[name].cut += int(np.count_nonzero((seen < low) | (seen > high)))
-            sums[name].values += seen.size
-    return sums
+    return session, outputs
 
 
 def _on_integers(int8_model: onnx.ModelProto, size: tuple[int, int, int]) -> frozenset[str]:

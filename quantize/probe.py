@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantize.errors import ModelError
+from quantize.graph.apart import apart
 from quantize.graph.expose import with_outputs
 from quantize.graph.io import to_bytes
 from quantize.graph.view import View, dims, signature
@@ -37,7 +38,10 @@ def shapes_of(
     Raises:
         ModelError: the model does not run.
     """
-    session = Session(to_bytes(with_outputs(model, names)))
+    light = apart(model)
+    session = Session(
+        to_bytes(with_outputs(light.model, names)), constants=light.constants, optimize=False
+    )
     image = np.zeros((session.batch or 1, *(size or image_size(model))), np.float32)
     values = dict(zip(session.outputs, session.run(image), strict=True))
     return {name: (1, *values[name].shape[1:]) for name in names}

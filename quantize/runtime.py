@@ -43,6 +43,7 @@ class Session:
 
     Args:
         model: a file or serialized bytes.
+        constants: those that serialized bytes declare as lying elsewhere; they are not copied.
         threads: threads inside one operator.
         name: how errors call the model.
         arena: whether onnxruntime keeps memory between runs: faster for many runs of one model,
@@ -50,6 +51,7 @@ class Session:
         fuse: whether nodes between DequantizeLinear and QuantizeLinear may run on integers.
         spin: whether threads without work wait in a loop: one image is done sooner, but whoever
             works beside them, such as threads that decode, gets a core less.
+        optimize: whether nodes are fused and weights laid out anew: not worth it for one run.
 
     Raises:
         ModelError: onnxruntime refuses the model; the message holds its reason.
@@ -59,11 +61,13 @@ class Session:
         self,
         model: Path | bytes,
         *,
+        constants: Mapping[str, NDArray[Any]] | None = None,
         threads: int = 1,
         name: str = "",
         arena: bool = True,
         fuse: bool = True,
         spin: bool = True,
+        optimize: bool = True,
     ) -> None:
         self.name = name or (str(model) if isinstance(model, Path) else "the model")
         options = onnxruntime.SessionOptions()
@@ -77,7 +81,10 @@ class Session:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not fuse:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
+            self._constants = _lent(constants or {}, options)
             self._session = onnxruntime.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
                 options,
@@ -282,6 +289,16 @@ def cpu() -> Cpu:
         if flag in flags:
             return Cpu(name, isa, saturates, cores())
     return Cpu(name, platform.machine() or "unknown", False, cores())
+
+
+def _lent(
+    constants: Mapping[str, NDArray[Any]], options: onnxruntime.SessionOptions
+) -> list[onnxruntime.OrtValue]:
+    """Lend constants to a session, which needs what is returned as long as it lives."""
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in constants.values()]
+    if values:
+        options.add_external_initializers(list(constants), values)
+    return values
 
 
 def _first_line(error: Exception) -> str:

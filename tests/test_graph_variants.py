@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from onnx import ModelProto, numpy_helper
 
 from graphs import answers, build, noise
 from models import tiny_resnet
+from quantize.graph.apart import apart
 from quantize.graph.layers import constants_of, with_constants
 from quantize.graph.prepare import prepare
 from quantize.graph.rounded import Rounded
-from quantize.graph.variants import with_variants
+from quantize.graph.variants import with_variants as in_parts
 from quantize.probe import run_once
 
 IMAGES = noise(3, 3, 16, 16)
@@ -17,6 +19,18 @@ IMAGES = noise(3, 3, 16, 16)
 @pytest.fixture(scope="module")
 def ready():
     return prepare(tiny_resnet(), run_once, (3, 16, 16)).model
+
+
+def with_variants(model, layers):
+    """The copy as one model, and the outputs."""
+    parts, outputs = in_parts(apart(model), layers)
+    whole = ModelProto()
+    whole.CopyFrom(parts.model)
+    for tensor in whole.graph.initializer:
+        if tensor.name in parts.constants:
+            value = parts.constants[tensor.name]
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return whole, outputs
 
 
 def changed(model, name, scale=0.02, zero_point=100, seed=0):
@@ -85,9 +99,18 @@ def test_variants_do_not_disturb_each_other(ready):
 
 
 def test_the_model_itself_is_not_changed(ready):
-    before = ready.SerializeToString(deterministic=True)
-    with_variants(ready, {"conv0_fwd": changed(ready, "conv0_fwd")})
-    assert ready.SerializeToString(deterministic=True) == before
+    parts = apart(ready)
+    before, names = parts.model.SerializeToString(deterministic=True), list(parts.constants)
+    in_parts(parts, {"conv0_fwd": changed(ready, "conv0_fwd")})
+    assert parts.model.SerializeToString(deterministic=True) == before
+    assert list(parts.constants) == names
+
+
+def test_the_weights_of_a_layer_stand_beside_the_copy_and_are_not_copied(ready):
+    held = changed(ready, "conv1_fwd")
+    copy, _ = in_parts(apart(ready), {"conv1_fwd": held})
+    added = [value for value in copy.constants.values() if value is held.weight]
+    assert len(added) == 1
 
 
 def test_a_layer_without_a_bias_may_get_one_and_a_matmul_cannot():

@@ -22,6 +22,7 @@ from quantize.plan import Plan, Progress, Range, Scheme, Statistics
 from quantize.probe import run_once
 from quantize.remedies import REPAIRS, repair, rounded_from
 from quantize.repair.bench import Bench
+from quantize.runtime import Session
 
 FORMATS = ["qdq", "qoperator"]
 STRIPES = prepared(tiny_dataset(per_class=8))
@@ -227,6 +228,30 @@ def test_threads_and_company_do_not_change_a_number(monkeypatch):
     assert table(ready)[0] == alone
 
 
+def test_images_that_go_through_together_do_not_change_a_number(monkeypatch):
+    together = table(ready)[0]
+    seen = count_runs(monkeypatch)
+    monkeypatch.setattr(room, "_MOST_VALUES", 4 * 3 * 16 * 16)
+    assert table(ready)[0] == together
+    assert seen == [4, 2]
+    monkeypatch.setattr(room, "_MOST_VALUES", 1)
+    assert table(ready)[0] == together
+    assert seen[2:] == [1] * 6
+
+
+def count_runs(monkeypatch):
+    """How many images each run of a table's session gets, as they come."""
+    seen, run = [], Session.run
+
+    def counted(session, images):
+        if "layer table" in session.name:
+            seen.append(len(images))
+        return run(session, images)
+
+    monkeypatch.setattr(Session, "run", counted)
+    return seen
+
+
 def test_a_fixed_batch_is_filled():
     fixed = onnx.ModelProto()
     fixed.CopyFrom(ready())
@@ -344,6 +369,17 @@ def test_time_that_is_over_leaves_the_rest_unmeasured(monkeypatch):
     for name in LAYERS:
         assert rows[name].weight_range_ratio == whole[name].weight_range_ratio
         assert rows[name].multiply_add_share == whole[name].multiply_add_share
+
+
+def test_time_that_is_over_between_images_leaves_all_layers_of_the_session_unmeasured(monkeypatch):
+    monkeypatch.setattr(room, "_MOST_VALUES", 1)
+    monkeypatch.setattr(room, "_MOST_AT_ONCE", 2)
+    asked = iter([False] * 7 + [True] * 2)  # 6 images of the first two layers, one of the next
+    rows = table(ready, expired=lambda: next(asked))[0]
+    whole = table(ready)[0]
+    assert [row.sqnr_db for row in rows.values()] == [
+        *(whole[name].sqnr_db for name in LAYERS[:2]), None, None
+    ]  # fmt: skip
 
 
 def test_without_images_nothing_is_measured():
