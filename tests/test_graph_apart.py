@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from graphs import answers, build, noise
 from models import tiny_resnet
+from quantize.errors import ModelError
 from quantize.graph.apart import Apart, apart, place
 from quantize.graph.io import to_bytes
 from quantize.runtime import Session
@@ -97,3 +98,8 @@ def test_a_session_keeps_the_constants_that_were_lent_to_it():
     np.testing.assert_allclose(
         session.run(IMAGES)[0], answers(tiny_resnet(), IMAGES)[0], rtol=1e-4, atol=1e-5
     )
+
+
+def test_constants_that_nobody_lends_are_an_error():
+    with pytest.raises(ModelError, match="the light half does not load: "):
+        Session(to_bytes(apart(tiny_resnet()).model), name="the light half")
