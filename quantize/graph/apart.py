@@ -35,7 +35,8 @@ class Apart:
     @property
     def size(self) -> int:
         """Bytes of both together."""
-        return self.model.ByteSize() + sum(value.nbytes for value in self.constants.values())
+        inside = int(self.model.ByteSize())
+        return inside + sum(value.nbytes for value in self.constants.values())
 
 
 def apart(model: onnx.ModelProto) -> Apart:
