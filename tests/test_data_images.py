@@ -50,6 +50,19 @@ def test_lossless_formats_come_back_exactly(tmp_path, suffix):
     assert suffix in IMAGE_SUFFIXES
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".pgm", ".tif"])
+def test_a_file_of_the_same_name_in_the_working_directory_is_not_read(
+    tmp_path, monkeypatch, suffix
+):
+    """Pillow maps uncompressed grey pixels from whatever path it is told."""
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / f"same{suffix}"
+    Image.new("L", (40, 40), 10).save(path)
+    Image.new("L", (40, 40), 200).save(tmp_path / path.name)
+    monkeypatch.chdir(tmp_path)
+    assert (decode(path) == 10).all()
+
+
 def test_jpeg_is_rgb(tmp_path):
     path = tmp_path / "red.JPEG"
     Image.new("RGB", (16, 16), RED).save(path)

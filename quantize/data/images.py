@@ -7,7 +7,6 @@ and whatever a decoder trips over becomes an `UnreadableImage`.
 from __future__ import annotations
 
 import io
-import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,7 +199,8 @@ def _open_image(file: IO[bytes], name: str) -> Image.Image:
         factory, accepts = Image.OPEN[known]
         if accepts is not None and accepts(prefix) is True:
             file.seek(0)
-            return factory(file, os.fsencode(name))
+            # Without a name: given one, Pillow maps that path, which is another file's elsewhere.
+            return factory(file, "")
     raise UnreadableImage(name, "not a JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file")
 
 
@@ -213,7 +213,7 @@ def _to_rgb(image: Image.Image, name: str, *, tiff: bool) -> NDArray[np.uint8]:
     if image.mode in ("P", "PA"):
         # By way of RGBA, since Pillow warns about palettes with transparency otherwise.
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
