@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ def in_order(
         refill()
         while waiting:
             item, future = waiting.popleft()
-            wait([future])
+            future.exception()  # waits; what the work raised is the consumer's
             refill()
             yield item, future
     finally:

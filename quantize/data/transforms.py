@@ -175,18 +175,17 @@ class Pipeline:
 
     def _check_result(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Refuse what no image classifier takes."""
-        what = f"preprocessing ends with an array {list(shape)} of {dtype}"
         if dtype.kind not in "fiub":
-            raise DataError(what, "add the transform Cast: {dtype: float32} at the end")
-        if len(shape) != 3:
-            raise DataError(
-                f"{what} where channels, rows and columns are needed",
-                "add the transform AlignImageChannel: {dim: 3} at the start",
-            )
-        if not self.channels_last and _looks_channels_last(shape):
-            raise DataError(
-                f"{what}, so channels come last", "add the transform Transpose: {perm: [2, 0, 1]}"
-            )
+            problem, cure = "", "add the transform Cast: {dtype: float32} at the end"
+        elif len(shape) != 3:
+            problem = " where channels, rows and columns are needed"
+            cure = "add the transform AlignImageChannel: {dim: 3} at the start"
+        elif not self.channels_last and _looks_channels_last(shape):
+            problem = ", so channels come last"
+            cure = "add the transform Transpose: {perm: [2, 0, 1]}"
+        else:
+            return
+        raise DataError(f"preprocessing ends with an array {list(shape)} of {dtype}{problem}", cure)
 
 
 def _looks_channels_last(shape: tuple[int, ...]) -> bool:
