@@ -1,12 +1,16 @@
 """Samples -> batches: decoding and preprocessing in threads, in order, ahead of the consumer.
 
-Each thread writes its image into the batch where it belongs; the consumer copies nothing.
+Each thread writes its image into the batch where it belongs; the consumer copies nothing. To hand an
+image to a thread takes as long as to prepare a small one, so small ones are handed over several at
+a time.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +25,7 @@ from quantize.errors import DataError
 from quantize.plan import NO_LABEL, Batch, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 _MAX_NAMES = 20
 _MOST_AHEAD = 1 << 28
+_CHUNK_S = 0.004
+"""What a thread does at a time, in its own processor time: enough that handing over is nothing."""
 
 
 class Unreadable:
@@ -153,20 +159,43 @@ class _Preparation:
         cache: images half way, or None.
 
     Attributes:
-        largest: bytes of the largest image so far.
+        largest: bytes of the largest image so far, 0 before there is one.
+        pace: processor seconds of an image of the last few, infinite before there is one.
+        stopped: whether nobody wants the rest of what is in work.
     """
 
     def __init__(self, pipeline: Pipeline, recipe: str, cache: ArrayCache | None) -> None:
         self.largest = 0
+        self.pace = math.inf
+        self.stopped = False
         self._pipeline = pipeline
         self._recipe = recipe
         self._cache = cache
 
-    def __call__(self, slot: _Slot) -> NDArray[np.float32]:
+    def __call__(self, slots: Sequence[_Slot]) -> list[NDArray[np.float32] | DataError]:
+        """Prepare images in order, up to an error of the recipe's; an unreadable one is its error."""
+        started = time.thread_time()
+        images: list[NDArray[np.float32] | DataError] = []
+        for slot in slots:
+            if self.stopped:
+                break
+            try:
+                image = self._named(slot)
+            except DataError as error:
+                images.append(error)
+                if not isinstance(error, UnreadableImage):
+                    break
+            else:
+                images.append(image)
+                self.largest = max(self.largest, image.nbytes)
+        self.pace = (time.thread_time() - started) / len(slots)
+        return images
+
+    def _named(self, slot: _Slot) -> NDArray[np.float32]:
         """Prepare one image; every error names it."""
         sample = slot.sample
         try:
-            image = self._prepare(slot)
+            return self._prepare(slot)
         except UnfitImage as error:
             raise UnreadableImage(sample.name, str(error)) from error
         except MemoryError as error:
@@ -175,14 +204,12 @@ class _Preparation:
             raise
         except DataError as error:
             raise DataError(f"image {sample.name}: {error.message}", error.cure) from error
-        self.largest = max(self.largest, image.nbytes)
-        return image
 
     def _prepare(self, slot: _Slot) -> NDArray[np.float32]:
-        source = slot.sample.source
-        if isinstance(source, np.ndarray) and source.dtype == np.float32:
-            place = slot.block.place(slot.position, source.shape)
-            place[...] = source
+        kept = slot.sample.kept
+        if isinstance(kept, np.ndarray) and kept.dtype == np.float32:
+            place = slot.block.place(slot.position, kept.shape)
+            place[...] = kept
             return place
         begun = self._begun(slot.sample)
         place = slot.block.place(slot.position, self._pipeline.shape(begun))
@@ -190,46 +217,62 @@ class _Preparation:
         return place
 
     def _begun(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.float32]:
+        if self._cache is None:
+            return self._pipeline.begin(_pixels(sample))
         name = f"{self._recipe[:32]}-{sample.digest}"
-        known = self._cache.get(name) if self._cache is not None else None
-        if known is not None:
-            return known
-        source = sample.source
-        image = decode(source) if isinstance(source, Path) else source.astype(np.uint8, copy=False)
-        begun = self._pipeline.begin(image)
-        if self._cache is not None:
-            self._cache.put(name, begun)
-        return begun
+        known = self._cache.get(name)
+        if known is None:
+            known = self._pipeline.begin(_pixels(sample))
+            self._cache.put(name, known)
+        return known
+
+
+def _pixels(sample: Sample) -> NDArray[np.uint8]:
+    source = sample.source
+    return decode(source) if isinstance(source, Path) else source.astype(np.uint8, copy=False)
 
 
 def _usable(
-    slots: Iterable[_Slot],
+    slots: Iterator[_Slot],
     prepare: _Preparation,
     workers: int,
     batch_size: int,
     unreadable: Unreadable | None,
 ) -> Generator[tuple[_Slot, NDArray[np.float32]], None, None]:
-    """Usable images in order: the next batch and two for each thread are prepared or in work.
+    """Usable images in order: the next batch and two chunks for each thread are prepared or in work.
 
     They are fewer where that would take more than `_MOST_AHEAD` bytes.
     """
+    most = max(1, batch_size // (2 * workers))  # so that all threads have a part of each batch
+
+    def at_once() -> int:
+        return max(1, min(most, int(_CHUNK_S / (prepare.pace or _CHUNK_S))))
 
     def ahead() -> int:
         if not prepare.largest:  # the first ones tell
             return workers
-        return max(workers, min(2 * workers + batch_size, _MOST_AHEAD // prepare.largest))
+        size = at_once()
+        images = min(2 * workers * size + batch_size, _MOST_AHEAD // prepare.largest)
+        return max(workers, images // size)
 
-    made = in_order(prepare, slots, threads=workers, ahead=ahead, name="prepare")
+    made = in_order(prepare, _chunks(slots, at_once), threads=workers, ahead=ahead, name="prepare")
     with closing(made):
-        for slot, future in made:
-            try:
-                image = future.result()
-            except UnreadableImage as error:
-                if unreadable is None:
-                    raise
-                unreadable.add(error.name, error.reason)
-                continue
-            yield slot, image
+        try:
+            for chunk, future in made:
+                for slot, image in zip(chunk, future.result(), strict=False):
+                    if isinstance(image, np.ndarray):
+                        yield slot, image
+                    elif unreadable is None or not isinstance(image, UnreadableImage):
+                        raise image
+                    else:
+                        unreadable.add(image.name, image.reason)
+        finally:
+            prepare.stopped = True
+
+
+def _chunks(slots: Iterator[_Slot], at_once: Callable[[], int]) -> Iterator[list[_Slot]]:
+    while chunk := list(itertools.islice(slots, at_once())):
+        yield chunk
 
 
 def _batch(group: list[tuple[_Slot, NDArray[np.float32]]]) -> Batch:
