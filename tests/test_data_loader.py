@@ -192,6 +192,104 @@ def test_images_are_prepared_in_parallel(folder, monkeypatch):
     assert len(levels(got)) == 9
 
 
+def test_an_image_that_takes_long_is_the_only_one_in_its_threads_hands(folder, monkeypatch):
+    """What is left of a chunk when the consumer stops is not prepared."""
+    decoded = []
+    entered, release = threading.Event(), threading.Event()
+
+    def decode(path):
+        decoded.append(path)
+        if len(decoded) == 40:
+            entered.set()
+            release.wait(10)
+        return grey(1)
+
+    monkeypatch.setattr(loader, "decode", decode)
+    monkeypatch.setattr(loader, "_CHUNK_S", 1e9)
+    generator = batches(folder * 10, CHW, batch_size=20, workers=1, unreadable=None)
+    next(generator)
+    assert entered.wait(10)
+    threading.Timer(0.2, release.set).start()
+    generator.close()
+    assert not running()
+    assert len(decoded) == 40
+
+
+# ------------------------------------------------------------------------------------ chunks
+
+
+@pytest.mark.parametrize(("pace", "handed"), [(1e9, 1), (1e-9, 5)])
+def test_a_thread_takes_several_images_unless_one_takes_long(folder, monkeypatch, pace, handed):
+    taken = []
+    original = loader.in_order
+
+    def in_order(work, items, **options):
+        counted = (taken.append(len(item)) or item for item in items)
+        return original(work, counted, **options)
+
+    monkeypatch.setattr(loader, "in_order", in_order)
+    monkeypatch.setattr(loader, "_CHUNK_S", 1 / pace)
+    got = list(batches(folder * 6, CHW, batch_size=20, workers=2, unreadable=None))
+    assert levels(got) == list(range(10)) * 6
+    assert taken[0] == 1  # nobody knows yet
+    assert max(taken) == handed
+
+
+def test_the_images_of_a_chunk_before_an_unfit_recipe_are_handed_out(folder, monkeypatch):
+    def decode(path):
+        level = int(path.stem)
+        return np.zeros((6, 8), np.uint8) if level == 7 else grey(level)
+
+    monkeypatch.setattr(loader, "decode", decode)
+    monkeypatch.setattr(loader, "_CHUNK_S", 1e9)
+    seen = []
+
+    def consume():
+        for batch in batches(folder, CHW, batch_size=7, workers=1, unreadable=Unreadable()):
+            seen.extend(levels([batch]))
+
+    with pytest.raises(DataError, match=r"image 7\.png: Transpose of 3 axes"):
+        consume()
+    assert seen == list(range(7))
+
+
+# ------------------------------------------------------------------------------------ memory
+
+
+def addresses(got):
+    return [batch.images.ctypes.data for batch in got]
+
+
+def test_memory_that_nobody_looks_at_is_used_again(folder, monkeypatch):
+    monkeypatch.setattr(loader, "_LARGE", 0)
+    seen = []
+    for batch in batches(folder * 20, CHW, batch_size=10, workers=2, unreadable=None):
+        assert levels([batch]) == list(range(10))
+        seen += addresses([batch])
+        del batch
+    assert len(set(seen)) <= 5 < len(seen)
+
+
+VIEWS = {
+    "images": lambda images: images,
+    "rows": lambda images: images[3:][::2].transpose(0, 2, 3, 1),
+    "buffer": memoryview,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_memory_that_somebody_looks_at_stays(folder, monkeypatch, view):
+    monkeypatch.setattr(loader, "_LARGE", 0)
+    held, copies = [], []
+    for batch in batches(folder * 20, CHW, batch_size=10, workers=2, unreadable=None):
+        batch.images[...] += len(held)
+        held.append(VIEWS[view](batch.images))
+        copies.append(np.array(held[-1]))
+        del batch
+    for still, copy in zip(held, copies, strict=True):
+        np.testing.assert_array_equal(still, copy)
+
+
 # ------------------------------------------------------------------------------------ cache
 
 
