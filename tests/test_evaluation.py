@@ -55,9 +55,20 @@ def test_the_best_classes_are_those_of_a_plain_sort(seed, classes):
     assert top_classes(logits).tolist() == [best_five(row) for row in logits]
 
 
-def test_infinities_are_ordered():
-    logits = np.array([[-np.inf, 1, np.inf, -np.inf]], np.float32)
-    assert top_classes(logits).tolist() == [[2, 1, 0, 3]]
+@pytest.mark.parametrize("classes", [63, 64, 65, 1000])
+def test_of_many_classes_the_best_are_looked_for_and_they_are_the_same(classes):
+    for seed in range(3):
+        logits = random_logits(seed, 20, classes)
+        before = logits.copy()
+        assert top_classes(logits).tolist() == [best_five(row) for row in logits]
+        assert top_classes(logits).dtype == np.int64
+        np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize("more", [0, 200])
+def test_infinities_are_ordered(more):
+    logits = np.array([[-np.inf, 1, np.inf, *[-np.inf] * (1 + more)]], np.float32)
+    assert top_classes(logits).tolist() == [[2, 1, 0, 3, 4][: 4 + more]]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 4, 5, 6])
