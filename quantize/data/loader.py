@@ -15,7 +15,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
     from quantize.data.cache import ArrayCache
     from quantize.data.transforms import Pipeline
+
+    _Begun = NDArray[np.uint8] | NDArray[np.float32]
+
+_Made = TypeVar("_Made")
 
 _MAX_NAMES = 20
 _MOST_AHEAD = 1 << 28
@@ -213,50 +217,29 @@ class _Preparation:
         self._cache = cache
 
     def __call__(self, slots: Sequence[_Slot]) -> list[NDArray[np.float32] | DataError]:
-        """Prepare images in order, up to an error of the recipe's; an unreadable one is its error."""
+        """Prepare images in order, up to an error of the recipe's; an unreadable one is its error.
+
+        All are decoded before the first is looked up: each code stays in the processor's cache.
+        """
         started = time.thread_time()
-        images: list[NDArray[np.float32] | DataError] = []
+        begun: list[_Begun | DataError] = []
         for slot in slots:
             if self.stopped:
                 break
-            try:
-                image = self._named(slot)
-            except DataError as error:
-                images.append(error)
-                if not isinstance(error, UnreadableImage):
-                    break
-            else:
-                images.append(image)
-                self.largest = max(self.largest, image.nbytes)
+            begun.append(_attempt(self._begun, slot))
+            if isinstance(begun[-1], DataError) and not isinstance(begun[-1], UnreadableImage):
+                break
+        images = [
+            one if isinstance(one, DataError) else _attempt(self._finished, slot, one)
+            for slot, one in zip(slots, begun, strict=False)
+        ]
         self.pace = (time.thread_time() - started) / len(slots)
         return images
 
-    def _named(self, slot: _Slot) -> NDArray[np.float32]:
-        """Prepare one image; every error names it."""
+    def _begun(self, slot: _Slot) -> _Begun:
         sample = slot.sample
-        try:
-            return self._prepare(slot)
-        except UnfitImage as error:
-            raise UnreadableImage(sample.name, str(error)) from error
-        except MemoryError as error:
-            raise UnreadableImage(sample.name, "not enough memory to prepare it") from error
-        except UnreadableImage:
-            raise
-        except DataError as error:
-            raise DataError(f"image {sample.name}: {error.message}", error.cure) from error
-
-    def _prepare(self, slot: _Slot) -> NDArray[np.float32]:
-        kept = slot.sample.kept
-        if isinstance(kept, np.ndarray) and kept.dtype == np.float32:
-            place = slot.block.place(slot.position, kept.shape)
-            place[...] = kept
-            return place
-        begun = self._begun(slot.sample)
-        place = slot.block.place(slot.position, self._pipeline.shape(begun))
-        self._pipeline.finish(begun, place)
-        return place
-
-    def _begun(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.float32]:
+        if isinstance(sample.kept, np.ndarray) and sample.kept.dtype == np.float32:
+            return sample.kept
         if self._cache is None:
             return self._pipeline.begin(_pixels(sample))
         name = f"{self._recipe[:32]}-{sample.digest}"
@@ -265,6 +248,33 @@ class _Preparation:
             known = self._pipeline.begin(_pixels(sample))
             self._cache.put(name, known)
         return known
+
+    def _finished(self, slot: _Slot, begun: _Begun) -> NDArray[np.float32]:
+        place = slot.block.place(slot.position, self._pipeline.shape(begun))
+        self._pipeline.finish(begun, place)
+        self.largest = max(self.largest, place.nbytes)
+        return place
+
+
+def _attempt(work: Callable[..., _Made], slot: _Slot, *given: Any) -> _Made | DataError:
+    """What the work gives, or the error that it ends with, which names the image."""
+    try:
+        return _named(work, slot, *given)
+    except DataError as error:
+        return error
+
+
+def _named(work: Callable[..., _Made], slot: _Slot, *given: Any) -> _Made:
+    try:
+        return work(slot, *given)
+    except UnfitImage as error:
+        raise UnreadableImage(slot.sample.name, str(error)) from error
+    except MemoryError as error:
+        raise UnreadableImage(slot.sample.name, "not enough memory to prepare it") from error
+    except UnreadableImage:
+        raise
+    except DataError as error:
+        raise DataError(f"image {slot.sample.name}: {error.message}", error.cure) from error
 
 
 def _pixels(sample: Sample) -> NDArray[np.uint8]:
