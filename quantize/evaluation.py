@@ -18,7 +18,6 @@ from quantize.plan import TOP_K, Batch, Evaluation, Fidelity
 from quantize.remembered import Remembered
 from quantize.runtime import Predict, Streams
 
-
 _MANY_CLASSES = 64
 
 

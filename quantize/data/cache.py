@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,8 +26,6 @@ from quantize.errors import BudgetError
 from quantize.files import TEMPORARY, cannot_write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class ArrayCache:
         except (OSError, ValueError) as error:
             _log.warning("a cached image is not used: %s", error)
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                Path(path).unlink()
             return None
         return array
 
@@ -110,7 +109,7 @@ class ArrayCache:
         path = self._path(name)
         header, content = _written(array)
         size = len(header) + len(content)
-        if self._closed or size > self._max_bytes or os.path.exists(path):
+        if self._closed or size > self._max_bytes or Path(path).exists():
             return False
         try:
             self._make_room(size)

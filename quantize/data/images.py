@@ -40,6 +40,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes, in lower case, of the files that folders of images are read for."""
 
+_SMALL = 1 << 16
+"""Bytes of a file that is read at once: its decoder asks for some at a time."""
+
 _FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -161,12 +164,15 @@ def pillow_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArra
 
 def _open_regular(source: Path) -> IO[bytes]:
     """Open a regular file for reading; a pipe or a device could block for ever."""
-    mode = source.stat().st_mode
-    if stat.S_ISDIR(mode):
+    seen = source.stat()
+    if stat.S_ISDIR(seen.st_mode):
         raise UnreadableImage(source.name, "it is a folder")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(seen.st_mode):
         raise UnreadableImage(source.name, "it is no regular file")
-    return source.open("rb")
+    if seen.st_size > _SMALL:
+        return source.open("rb")
+    with source.open("rb", buffering=0) as file:
+        return io.BytesIO(file.read(seen.st_size))
 
 
 def _decode(file: IO[bytes], name: str) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """Samples -> batches: decoding and preprocessing in threads, in order, ahead of the consumer.
 
-Each thread writes its image into the batch where it belongs; the consumer copies nothing. To hand an
-image to a thread takes as long as to prepare a small one, so small ones are handed over several at
-a time.
+Each thread writes its image into the batch where it belongs; the consumer copies nothing. To hand
+an image to a thread takes as long as to prepare a small one, so those are handed over several at a
+time.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def _usable(
     batch_size: int,
     unreadable: Unreadable | None,
 ) -> Generator[tuple[_Slot, NDArray[np.float32]], None, None]:
-    """Usable images in order: the next batch and two chunks for each thread are prepared or in work.
+    """Usable images in order: the next batch and two chunks a thread are prepared or in work.
 
     They are fewer where that would take more than `_MOST_AHEAD` bytes.
     """
