@@ -394,6 +394,14 @@ def test_digests_are_of_the_bytes_in_order(tmp_path, workers):
     assert [step.done for step in seen] == sorted(step.done for step in seen)
 
 
+@pytest.mark.parametrize("size", [0, (1 << 16) - 1, 1 << 16, 200_000])
+def test_digests_are_of_all_bytes_whatever_the_size(tmp_path, size):
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "image.png").write_bytes(content)
+    (sample,) = digest_samples([(tmp_path / "image.png", None)], 1)
+    assert sample.digest == hashlib.sha256(content).hexdigest()
+
+
 def test_digests_of_arrays_know_dtype_and_shape():
     flat = np.arange(24, dtype=np.uint8)
     arrays = [flat.reshape(2, 4, 3), flat.reshape(4, 2, 3), flat.view(np.float32).reshape(1, 2, 3)]

@@ -39,6 +39,8 @@ Item = tuple["Path | NDArray[Any]", int | None]
 _MAX_LIST_BYTES = 1 << 28
 _MAX_LABEL_DIGITS = 9
 _DIGEST_CHUNK = 32
+_SMALL = 1 << 16
+"""Bytes of a file whose digest takes less time than to make room for pieces of a large one."""
 
 
 class Dataset(Protocol):
@@ -498,7 +500,11 @@ def _digest(source: Path | NDArray[Any]) -> str:
 def _digest_file(path: Path) -> str:
     try:
         if is_file(path):  # opening a pipe would wait for ever
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
+                start = file.read(_SMALL)
+                if len(start) < _SMALL:
+                    return hashlib.sha256(start).hexdigest()
+                file.seek(0)
                 return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         _log.debug("no digest of %s", path, exc_info=True)
