@@ -185,7 +185,7 @@ def test_images_are_prepared_in_parallel(folder, monkeypatch):
 
     def decode(path):
         together.wait()  # passes only when three threads are in here at once
-        return grey(1)
+        return grey(1, 80, 80)
 
     monkeypatch.setattr(loader, "decode", decode)
     got = list(batches(folder[:9], CHW, batch_size=9, workers=3, unreadable=None))
@@ -233,6 +233,24 @@ def test_a_thread_takes_several_images_unless_one_takes_long(folder, monkeypatch
     assert levels(got) == list(range(10)) * 6
     assert taken[0] == 1  # nobody knows yet
     assert max(taken) == handed
+
+
+@pytest.mark.parametrize(("brief", "most"), [(1e9, 1), (0, 3)])
+def test_small_images_are_prepared_in_turn_unless_they_take_long(folder, monkeypatch, brief, most):
+    inside, seen = [], []
+
+    def decode(path):
+        inside.append(path)
+        time.sleep(0.002)
+        seen.append(len(inside))
+        inside.pop()
+        return grey(int(path.stem))
+
+    monkeypatch.setattr(loader, "decode", decode)
+    monkeypatch.setattr(loader, "_BRIEF_S", brief)
+    got = list(batches(folder * 6, CHW, batch_size=20, workers=3, unreadable=None))
+    assert levels(got) == list(range(10)) * 6
+    assert max(seen[6:]) == most  # nobody knows at first
 
 
 def test_the_images_of_a_chunk_before_an_unfit_recipe_are_handed_out(folder, monkeypatch):
