@@ -219,7 +219,8 @@ def _to_rgb(image: Image.Image, name: str, *, tiff: bool) -> NDArray[np.uint8]:
     if image.mode in ("P", "PA"):
         # By way of RGBA, since Pillow warns about palettes with transparency otherwise.
         image = image.convert("RGBA")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return np.frombuffer(rgb.tobytes(), np.uint8).reshape(rgb.height, rgb.width, 3)
 
 
 def _from_16_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
