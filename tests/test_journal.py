@@ -344,6 +344,37 @@ def test_lines_of_another_version_are_no_trials(folder, line):
         assert run.recall(PLANS[0]) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("accuracy", "0.5"),
+        ("fidelity", {"sqnr_db": "30", "agreement": 0.9}),
+        ("probe", {"sqnr_db": None, "agreement": 0.9}),
+        ("latency", {"float_ms": 1}),
+        ("latency", 7),
+        ("accepted", "yes"),
+        ("note", 7),
+        ("seconds", None),
+        ("gain_db", [1]),
+        ("outcome", "great"),
+        ("outcome", ["met"]),
+        ("images", "all"),
+        ("drop_points", {}),
+    ],
+)
+def test_a_trial_with_a_value_of_another_kind_is_none(folder, key, value):
+    with RunFolder(folder) as run:
+        run.begin("key")
+        run.remember(trial(run))
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    lines[1][key] = value
+    (folder / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with RunFolder(folder) as run:
+        assert run.begin("key") == "continued"
+        assert run.recall(PLANS[0]) is None
+        assert run.trials() == ()
+
+
 @pytest.mark.parametrize("line", ["[]", "7", "{}", "nonsense", "[" * 100_000, "9" * 10_000, "\0\0"])
 def test_lines_that_are_no_entries_end_the_journal(folder, line):
     begun(folder)
@@ -352,13 +383,10 @@ def test_lines_that_are_no_entries_end_the_journal(folder, line):
     assert begun(folder) == "continued"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\xff", None])
-def test_a_journal_that_cannot_be_read_is_an_error(folder, content):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.write_bytes(b"\xff")])
+def test_a_journal_that_cannot_be_read_is_an_error(folder, make):
     folder.mkdir()
-    if content is None:
-        (folder / JOURNAL).mkdir()
-    else:
-        (folder / JOURNAL).write_bytes(content)
+    make(folder / JOURNAL)
     refused = pytest.raises(RunFolderError, match=r"journal.jsonl cannot be")
     with RunFolder(folder, fresh=True) as run, refused:
         run.begin("key")
