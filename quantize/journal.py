@@ -39,7 +39,8 @@ JOURNAL = "journal.jsonl"
 LOCK = "lock"
 ANSWERS = "answers"
 SAMPLES = "samples"
-_KEPT = frozenset({ANSWERS, SAMPLES})
+STATISTICS = "statistics"
+_KEPT = frozenset({ANSWERS, SAMPLES, STATISTICS})
 """What may be this job's before the journal says so; names tell which of it is."""
 
 _FIRST = frozenset({JOURNAL, *_KEPT, "candidates"})
@@ -77,7 +78,8 @@ class RunFolder:
         self._lock = self._take_lock()
         if fresh and (path / JOURNAL).exists():
             self.answers.forget()
-            shutil.rmtree(path / SAMPLES, ignore_errors=True)
+            for name in (SAMPLES, STATISTICS):
+                shutil.rmtree(path / name, ignore_errors=True)
 
     def __enter__(self) -> RunFolder:
         return self

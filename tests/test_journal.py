@@ -155,6 +155,17 @@ def test_another_job_puts_the_old_folder_aside(folder):
     assert not (folder / "best.onnx").exists()
 
 
+def test_another_job_has_the_statistics_of_the_old_one_unless_it_is_fresh(folder):
+    """Their names say what they are of, so that another goal needs no second calibration."""
+    begun(folder, "one")
+    (folder / "statistics").mkdir()
+    (folder / "statistics" / "x.npz").touch()
+    assert begun(folder, "two") == "new"
+    assert (folder / "statistics" / "x.npz").exists()
+    assert begun(folder, "three", fresh=True) == "new"
+    assert not (folder / "statistics").exists()
+
+
 def test_another_job_puts_the_old_folder_aside_even_when_fresh(folder):
     begun(folder, "one")
     assert begun(folder, "two", fresh=True) == "new"
