@@ -168,7 +168,7 @@ class Pipeline:
         return self._divided is not None
 
     def begun_key(self) -> str:
-        """Hex sha256 of all that decides what `begin` gives, the decoder too; recipes may share it."""
+        """Hex sha256 of what decides the result of `begin`, decoder too: recipes may share it."""
         parts: dict[str, Any] = {"decoder": DECODER}
         if self._divided is None:
             parts["whole"] = self.key()
