@@ -144,6 +144,12 @@ class RunFolder:
                 return trial
         return None
 
+    def recall_last(self, count: int) -> tuple[Trial, ...]:
+        """The last so many finished trials, which an earlier run ended with and this one takes."""
+        found = self.trials()[-count:]
+        self._recalled |= {f"last {index}" for index in range(len(found))}
+        return found
+
     @property
     def recalled(self) -> int:
         """How many trials of an earlier run were used again."""

@@ -197,10 +197,9 @@ def _loop(
 def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
     """The loop that an earlier run of this job finished, if its files are still what they were."""
     noted = run.noted("loop")
-    trials = run.trials()
-    if noted is None or len(trials) != noted["of"]:
+    if noted is None or len(run.trials()) != noted["of"]:
         return None
-    return settled(trials[-noted["trials"] :], noted["stopped"], hands)
+    return settled(run.recall_last(noted["trials"]), noted["stopped"], hands)
 
 
 def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Hands:

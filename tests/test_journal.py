@@ -95,6 +95,20 @@ def test_the_last_trial_of_a_plan_counts(folder):
         assert run.recall(PLANS[0]) == second
 
 
+def test_the_trials_of_a_loop_are_counted_as_used_again(folder):
+    """They all have one plan."""
+    with RunFolder(folder) as run:
+        run.begin("key")
+        made = [trial(run), failed(), trial(run, accepted=True)]
+        for one in made:
+            run.remember(one)
+    with RunFolder(folder) as run:
+        run.begin("key")
+        assert run.recalled == 0
+        assert run.recall_last(2) == tuple(made[1:])
+        assert run.recalled == 2
+
+
 def test_a_failed_trial_is_kept_but_not_recalled(folder):
     with RunFolder(folder) as run:
         run.begin("key")
