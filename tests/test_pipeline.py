@@ -384,6 +384,26 @@ def test_another_goal_calibrates_no_second_time_but_another_version_does(job, mo
     assert "calibrate" in {step.stage for step in told}
 
 
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError("singular"), MemoryError(), KeyError("x")])
+def test_a_candidate_that_crashes_is_told_with_its_cause_and_the_others_go_on(
+    job, monkeypatch, error
+):
+    make = candidates.Workshop.make
+
+    def failing(workshop, plan):
+        if "scales" in plan.repairs and plan.walked == 0:
+            raise error
+        return make(workshop, plan)
+
+    monkeypatch.setattr(candidates.Workshop, "make", failing)
+    result = job.tune("tuning.accuracy_criterion.relative=0.05")  # undecidable: all are tried
+    failed = [trial for trial in result.report["search"]["trials"] if trial["note"]]
+    told = [trial["note"] for trial in failed if trial["note"].startswith("failed: ")]
+    assert told == [f"failed: {type(error).__name__}: {error}".rstrip(": ")]
+    assert len(result.report["search"]["trials"]) > 5
+    assert (job.run / "best.onnx").exists()
+
+
 def test_a_candidate_that_was_tampered_with_is_made_again(job):
     job.tune()
     good = (job.run / "best.onnx").read_bytes()
