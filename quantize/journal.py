@@ -58,7 +58,7 @@ class RunFolder:
         answers: each model's answers, image by image, until the run ends.
 
     Raises:
-        RunFolderError: another process uses the folder.
+        RunFolderError: another process uses the folder, or a part of it lies elsewhere.
         OutputError: the folder cannot be made or written.
     """
 
@@ -75,6 +75,7 @@ class RunFolder:
         self._begun = False
         self._made = [made for made in (path / LOCK, path) if not os.path.lexists(made)]
         make_folder(path)
+        self._check_links()
         self._lock = self._take_lock()
         if fresh and (path / JOURNAL).exists():
             self.answers.forget()
@@ -251,6 +252,15 @@ class RunFolder:
             if child.name not in _KEPT:
                 child.rename(aside / child.name)
         log.info("the run folder held another job; it is now %s", aside)
+
+    def _check_links(self) -> None:
+        """What stands elsewhere is somebody's, and these folders are emptied."""
+        for name in sorted(_KEPT):
+            if (self.path / name).is_symlink():
+                raise RunFolderError(
+                    f"run folder {self.path}: {name} is a link to another place",
+                    "remove the link, or name another folder",
+                )
 
     def _check_ours(self) -> None:
         """Only what an interrupted start leaves may be there: the rest is not ours to delete."""

@@ -228,6 +228,18 @@ def test_a_link_in_the_folder_is_removed_not_followed(folder, tmp_path):
     assert (tmp_path / "precious" / "file").exists()
 
 
+@pytest.mark.parametrize("name", ["answers", "samples", "statistics"])
+def test_a_part_that_lies_elsewhere_is_refused_and_left_alone(folder, tmp_path, name):
+    folder.mkdir()
+    (tmp_path / "precious").mkdir(mode=0o755)
+    (tmp_path / "precious" / "keep").touch()
+    (folder / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(RunFolderError, match=f"{name} is a link to another place; remove"):
+        RunFolder(folder)
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["keep"]
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_job_that_is_refused_before_it_begins_leaves_no_trace(folder, existing):
     if existing:
