@@ -119,6 +119,29 @@ def test_each_part_is_held_against_the_model(made, tmp_path, part):
         apply(job.model, plan, tmp_path / "out.onnx", encodings=changed)
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "wrong"),
+    [
+        ("scale", np.nan, "is not finite"),
+        ("scale", np.inf, "is not finite"),
+        ("scale", 0, "is not above 0"),
+        ("scale", -1, "is not above 0"),
+        ("point", 256, "has more than 8 bits"),
+        ("point", -129, "has more than 8 bits"),
+        ("bias", np.nan, "is not finite"),
+    ],
+)
+def test_encodings_that_no_run_can_have_written_are_refused(made, tmp_path, part, value, wrong):
+    job, plan, _ = made
+    arrays = unpack((job.run / "encodings.npz").read_bytes())
+    arrays["bias:fc_fwd"] = np.zeros(3, np.float32)
+    name = next(key for key in arrays if key.startswith(f"{part}:"))
+    arrays[name] = np.array([value, -1]) if part == "point" else np.full(1, value, np.float32)
+    (tmp_path / "encodings.npz").write_bytes(npz_bytes(arrays))
+    with pytest.raises(DataError, match=rf"encodings\.npz cannot be used: .* {wrong}"):
+        read_encodings(tmp_path / "encodings.npz", replace(plan, encodings_sha256=None))
+
+
 # ------------------------------------------------------------------- plans by hand
 
 
