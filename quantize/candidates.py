@@ -93,6 +93,14 @@ class Workshop:
         made = self._by_inc(plan) if plan.engine == "inc" else self._by_onnxruntime(plan)
         return self.finish(made, f"{plan.key}.onnx")
 
+    def see_images(self, plan: Plan) -> None:
+        """Do now what `make` would first do: all that it needs images for.
+
+        Raises:
+            QuantizeError: of the images; BudgetError among them.
+        """
+        _ = self._bench if plan.repairs or plan.scheme.portable else self.statistics
+
     def finish(self, made: onnx.ModelProto, name: str) -> Path:
         """Give an engine's model the declared signature and write it."""
         path = self.folder / name

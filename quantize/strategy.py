@@ -208,6 +208,10 @@ def _made(workshop: Workshop, plan: Plan) -> Path:
     Raises:
         EngineError: whatever went wrong with this one: a defect must not cost the other candidates.
     """
+    if plan.engine == "inc":  # in a process of its own, whose end is such an error already
+        return workshop.make(plan)
+    # What images, or a caller who is told of them, raise is no fault of the candidate.
+    workshop.see_images(plan)
     try:
         return workshop.make(plan)
     except QuantizeError:

@@ -37,11 +37,12 @@ def evidence(job, report):
 
 
 def trials(job):
-    """How often each trial was finished: (plan, whether judged) -> times."""
+    """How often each step of a trial was finished: (plan, whether judged, and timed) -> times."""
     lines = (job.run / "journal.jsonl").read_text().splitlines()
     entries = [entry for entry in map(json.loads, lines) if entry["event"] == "trial"]
     return Counter(
-        (json.dumps(e["plan"], sort_keys=True), e["outcome"] is not None) for e in entries
+        (json.dumps(e["plan"], sort_keys=True), e["outcome"] is None, e["latency"] is None)
+        for e in entries
     )
 
 
