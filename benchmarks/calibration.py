@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -40,6 +41,7 @@ QUICK = (4, 8)
 OURS = ("minmax", "percentile", "mse", "kl")
 THEIRS = ("minmax", "percentile", "kl")
 SIZE = (3, 224, 224)
+IMAGES = "images.f32"
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,15 @@ def theirs(model: Path, images: Iterator[NDArray[np.float32]], method: str, fold
 
 
 def stored(folder: Path, count: int) -> Iterator[NDArray[np.float32]]:
-    """The prepared images, float32 [1,3,224,224], read as they are needed."""
-    whole = np.load(folder / "images.npy", mmap_mode="r")
-    return (np.array(whole[i % len(whole)])[None] for i in range(count))
+    """The prepared images, float32 [1,3,224,224], read as they are needed.
+
+    They are not mapped: pages of the file would count as memory of the calibration.
+    """
+    file, values = folder / IMAGES, math.prod(SIZE)
+    whole = file.stat().st_size // (4 * values)
+    for index in range(count):
+        at = 4 * values * (index % whole)
+        yield np.fromfile(file, np.float32, values, offset=at).reshape(1, *SIZE)
 
 
 def work(who: str, method: str, count: int, folder: Path) -> None:
@@ -152,7 +160,9 @@ def prepare_files(shared: Path, folder: Path, count: int) -> None:
     half = (0.5, 0.5, 0.5)
     recipe = Pipeline((Preset("short_side", mean=half, std=half),))
     made = batches(samples, recipe, batch_size=8, workers=cores(), unreadable=None)
-    np.save(folder / "images.npy", np.concatenate([batch.images for batch in made]))
+    with (folder / IMAGES).open("wb") as file:
+        for batch in made:
+            file.write(batch.images.tobytes())
 
 
 def markdown(figures: list[Figure]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +137,10 @@ def make(peer: Peer, case: Ready, environments: Path, quick: bool) -> Made:
         quick: see `environment_of`.
     """
     folder = case.folder / peer.key
-    folder.mkdir(exist_ok=True)
+    # Empty: a maker may stumble over what it left itself, such as weights beside the file.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     output = folder / f"int8{peer.suffix}"
-    output.unlink(missing_ok=True)
     job = {
         "model": str(case.upgraded.resolve()),
         "calibration": str(case.calibration.resolve()),

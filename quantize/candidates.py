@@ -31,11 +31,13 @@ from quantize.graph.shield import shield_float_layers
 from quantize.graph.strides import advance
 from quantize.graph.widen import widen
 from quantize.job import Job
+from quantize.journal import STATISTICS
 from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
 from quantize.remedies import Repairs, at_work, plain_encodings, repair, rounded_from, walks
 from quantize.repair.bench import WALKED, Bench
 from quantize.runtime import cores
 from quantize.statistics_store import load_or_calibrate
+from quantize.versions import versions
 
 if TYPE_CHECKING:
     import onnx
@@ -67,9 +69,10 @@ class Workshop:
             "model": hashlib.sha256(io.to_bytes(model)).hexdigest(),
             "images": [sample.digest for sample in images.samples],
             "preprocessing": images.pipeline.key(),
+            "versions": versions(),
         }
         return load_or_calibrate(
-            self.folder.parent / "statistics",
+            self.folder.parent / STATISTICS,
             parts,
             lambda: calibrate(model, images.arrays(), threads=cores()),
         )
@@ -89,6 +92,14 @@ class Workshop:
         """
         made = self._by_inc(plan) if plan.engine == "inc" else self._by_onnxruntime(plan)
         return self.finish(made, f"{plan.key}.onnx")
+
+    def see_images(self, plan: Plan) -> None:
+        """Do now what `make` would first do: all that it needs images for.
+
+        Raises:
+            QuantizeError: of the images; BudgetError among them.
+        """
+        _ = self._bench if plan.repairs or plan.scheme.portable else self.statistics
 
     def finish(self, made: onnx.ModelProto, name: str) -> Path:
         """Give an engine's model the declared signature and write it."""

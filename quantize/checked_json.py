@@ -66,6 +66,16 @@ class Value:
         """This value, or None for null."""
         return None if self.value is None else self
 
+    def maybe(self, key: str) -> Value | None:
+        """What stands under the key of an object, or None where that is nothing or null."""
+        return self.at(key).optional() if self.has(key) else None
+
+    def known(self, *keys: str) -> None:
+        """It is an object with no other keys."""
+        for name in self.names():
+            if name not in keys:
+                raise self.at(name).wrong(f"one of {', '.join(keys)}")
+
     def text(self) -> str:
         """It is a text of a bounded length."""
         if not isinstance(self.value, str) or len(self.value) > _MOST_TEXT:

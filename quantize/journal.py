@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import ItemsView, Mapping
+from collections.abc import Collection, ItemsView, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,17 @@ from numpy.typing import NDArray
 
 from quantize.answers import AnswerFolder
 from quantize.errors import BudgetError, RunFolderError
-from quantize.files import TEMPORARY, cannot_write, make_folder, npz_bytes, sha256, write_atomic
-from quantize.plan import Cpu, Fidelity, Latency, Plan, Scheme, Trial
+from quantize.files import (
+    TEMPORARY,
+    cannot_write,
+    is_file,
+    is_there,
+    make_folder,
+    npz_bytes,
+    sha256,
+    write_atomic,
+)
+from quantize.plan import EXIT_CODES, Cpu, Fidelity, Latency, Plan, Scheme, Trial
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +39,8 @@ JOURNAL = "journal.jsonl"
 LOCK = "lock"
 ANSWERS = "answers"
 SAMPLES = "samples"
-_KEPT = frozenset({ANSWERS, SAMPLES})
+STATISTICS = "statistics"
+_KEPT = frozenset({ANSWERS, SAMPLES, STATISTICS})
 """What may be this job's before the journal says so; names tell which of it is."""
 
 _FIRST = frozenset({JOURNAL, *_KEPT, "candidates"})
@@ -48,7 +58,7 @@ class RunFolder:
         answers: each model's answers, image by image, until the run ends.
 
     Raises:
-        RunFolderError: another process uses the folder.
+        RunFolderError: another process uses the folder, or a part of it lies elsewhere.
         OutputError: the folder cannot be made or written.
     """
 
@@ -65,10 +75,12 @@ class RunFolder:
         self._begun = False
         self._made = [made for made in (path / LOCK, path) if not os.path.lexists(made)]
         make_folder(path)
+        self._check_links()
         self._lock = self._take_lock()
         if fresh and (path / JOURNAL).exists():
             self.answers.forget()
-            shutil.rmtree(path / SAMPLES, ignore_errors=True)
+            for name in (SAMPLES, STATISTICS):
+                shutil.rmtree(path / name, ignore_errors=True)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -133,6 +145,12 @@ class RunFolder:
                 return trial
         return None
 
+    def recall_last(self, count: int) -> tuple[Trial, ...]:
+        """The last so many finished trials, which an earlier run ended with and this one takes."""
+        found = self.trials()[-count:]
+        self._recalled |= {f"last {index}" for index in range(len(found))}
+        return found
+
     @property
     def recalled(self) -> int:
         """How many trials of an earlier run were used again."""
@@ -182,7 +200,7 @@ class RunFolder:
             file.close()
             raise RunFolderError(
                 f"run folder {self.path} is in use by another run",
-                "wait for it, or give this run another --output-model",
+                "wait for it, or give this run another --output",
             ) from error
         if not _is_at(file, self.path / LOCK):  # a refused run took it away meanwhile
             file.close()
@@ -235,6 +253,15 @@ class RunFolder:
                 child.rename(aside / child.name)
         log.info("the run folder held another job; it is now %s", aside)
 
+    def _check_links(self) -> None:
+        """What stands elsewhere is somebody's, and these folders are emptied."""
+        for name in sorted(_KEPT):
+            if (self.path / name).is_symlink():
+                raise RunFolderError(
+                    f"run folder {self.path}: {name} is a link to another place",
+                    "remove the link, or name another folder",
+                )
+
     def _check_ours(self) -> None:
         """Only what an interrupted start leaves may be there: the rest is not ours to delete."""
         for child in self._children():
@@ -264,7 +291,11 @@ def trial_to_json(trial: Trial, root: Path) -> dict[str, Any]:
 
 
 def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
-    """The inverse of `trial_to_json`."""
+    """The inverse of `trial_to_json`.
+
+    Raises:
+        AttributeError, KeyError, TypeError: the values are not those of a trial.
+    """
     plan = dict(values["plan"])
     plan["scheme"] = Scheme(**plan["scheme"])
     plan["repairs"], plan["keep_float"] = tuple(plan["repairs"]), tuple(plan["keep_float"])
@@ -272,18 +303,49 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
     return Trial(
         plan=Plan(**plan),
         path=root / values["path"] if values["path"] else None,
-        accuracy=values["accuracy"],
-        fidelity=Fidelity(**fidelity) if fidelity else None,
-        latency=Latency(**{**latency, "cpu": Cpu(**latency["cpu"])}) if latency else None,
-        accepted=values["accepted"],
-        note=values["note"],
-        seconds=values["seconds"],
-        probe=Fidelity(**probe) if probe else None,
-        gain_db=values["gain_db"],
-        outcome=values["outcome"],
-        images=values["images"],
-        drop_points=values.get("drop_points"),  # journals from before this key go on, too
+        accuracy=_maybe(values["accuracy"]),
+        fidelity=Fidelity(**_numbers(fidelity)) if fidelity else None,
+        latency=_latency(dict(latency)) if latency else None,
+        accepted=_one_of((True, False), values["accepted"]),
+        note=_text(values["note"]),
+        seconds=_number(values["seconds"]),
+        probe=Fidelity(**_numbers(probe)) if probe else None,
+        gain_db=_maybe(values["gain_db"]),
+        outcome=_one_of((*EXIT_CODES, None), values["outcome"]),
+        images=_maybe(values["images"]),
+        drop_points=_maybe(values.get("drop_points")),  # journals from before this key go on, too
     )
+
+
+def _latency(values: dict[str, Any]) -> Latency:
+    made_on = Cpu(**values.pop("cpu"))
+    return Latency(**_numbers(values), cpu=made_on)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float):  # infinite SQNR is one, too
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _maybe(value: Any) -> Any:
+    return None if value is None else _number(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _one_of(known: Collection[Any], value: Any) -> Any:
+    if value not in known:
+        raise TypeError(f"{value!r} is unknown")
+    return value
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
@@ -305,6 +367,8 @@ def _jsonable(value: Any) -> Any:
 def _read(path: Path) -> list[dict[str, Any]]:
     """The journal's whole lines; what a kill cut off, and anything after it, is left out."""
     try:
+        if is_there(path) and not is_file(path):  # reading a pipe would wait for ever
+            raise OSError("it is no regular file")
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return []

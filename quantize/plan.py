@@ -220,17 +220,15 @@ class Encodings:
             if kind == "scale":
                 if f"point:{name}" not in arrays:
                     raise ValueError(f"the encodings have no zero point for {name!r}")
-                point, axis = (int(number) for number in arrays[f"point:{name}"])
-                scale = np.asarray(arrays[key], np.float32)
-                tensors[name] = Encoding(scale, point, None if axis < 0 else axis)
+                tensors[name] = _encoding(name, arrays[key], arrays[f"point:{name}"])
             elif kind == "integer":
                 if name not in tensors:
                     raise ValueError(f"the encodings have no scale for {name!r}")
                 constants[name] = dequantize(arrays[key], tensors[name])
             elif kind == "float":
-                constants[name] = np.asarray(arrays[key], np.float32)
+                constants[name] = _reals(name, arrays[key])
             elif kind == "bias":
-                biases[name] = np.asarray(arrays[key], np.float32)
+                biases[name] = _reals(name, arrays[key])
             elif kind != "point":
                 raise ValueError(f"no part of encodings is called {key!r}")
         return cls(tensors, constants, biases, source)
@@ -247,6 +245,23 @@ class Encodings:
     def _integers(self, name: str, value: NDArray[np.float32]) -> NDArray[np.int8]:
         encoding = self.tensors[name]
         return np.asarray(np.rint(value / _along(encoding, value.ndim)), np.int8)
+
+
+def _encoding(name: str, scale: NDArray[Any], point: NDArray[Any]) -> Encoding:
+    integer, axis = (int(number) for number in point)
+    reals = _reals(name, scale)
+    if not (reals > 0).all():
+        raise ValueError(f"a scale of {name!r} is not above 0")
+    if not -128 <= integer <= 255:
+        raise ValueError(f"the zero point of {name!r}, {integer}, has more than 8 bits")
+    return Encoding(reals, integer, None if axis < 0 else axis)
+
+
+def _reals(name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    reals = np.asarray(array, np.float32)
+    if not np.isfinite(reals).all():
+        raise ValueError(f"a value of {name!r} is not finite")
+    return reals
 
 
 def _digest(array: NDArray[Any] | None) -> str | None:

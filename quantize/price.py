@@ -42,8 +42,8 @@ class Price:
 
     Attributes:
         calibration: images to calibrate on; likewise search and holdout.
-        candidates: int8 models that would be tried at most.
-        image_runs: images through a model in all, at most.
+        candidates: int8 models that would be tried at most, before any node is left float.
+        image_runs: images through a model in all, at most, likewise.
         minutes: estimate, from a few images here and now.
         verify_seconds: the verdict's part of it.
         memory_bytes: estimate of the process's peak.
@@ -69,7 +69,8 @@ class Price:
         return [
             f"images     calibration {self.calibration}, search {self.search},"
             f" holdout {self.holdout}",
-            f"candidates at most {self.candidates}, {self.image_runs} images through a model",
+            f"candidates at most {self.candidates}, {self.image_runs} images through a model;"
+            " more only where nodes are left float",
             f"time       about {self.minutes:.1f} minutes here",
             f"memory     about {self.memory_bytes / 2**20:.0f} MiB",
             f"disk       {self.cache_bytes / 2**20:.0f} MiB for prepared images, given back",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast, get_args
 
 from quantize.candidates import Workshop, finished
+from quantize.checked_json import Value, read_json
 from quantize.engines import ort
 from quantize.errors import ConfigError, DataError
 from quantize.files import sha256, write_atomic
@@ -25,7 +27,18 @@ from quantize.graph.view import View
 from quantize.job import Given, open_job, open_proto
 from quantize.npz import unpack
 from quantize.outcome import check_output
-from quantize.plan import Encoding, Encodings, Plan, Range, Scheme, Statistics
+from quantize.plan import (
+    Encoding,
+    Encodings,
+    EngineName,
+    Format,
+    Granularity,
+    Method,
+    Plan,
+    Range,
+    Scheme,
+    Statistics,
+)
 from quantize.probe import image_size, run_once
 from quantize.report.reading import REPORT
 
@@ -36,6 +49,7 @@ if TYPE_CHECKING:
     from quantize.plan import OnProgress
 
 _LARGEST = 1 << 30
+_LARGEST_PLAN = 1 << 24
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -83,21 +97,39 @@ def apply(
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of a plan.json.
+    """The plan of a plan.json, perhaps edited; what it leaves out is as in a plain plan.
 
     Raises:
-        DataError: the file is missing or is no plan.
+        DataError: the file is missing or is no plan; names the value that is wrong.
     """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        scheme = Scheme(**values.pop("scheme", {}))
-        for name in ("repairs", "keep_float"):
-            values[name] = tuple(values.get(name, ()))
-        return Plan(scheme=scheme, **values)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"plan {path} cannot be used: {error}", "name a plan.json of a run folder"
-        ) from error
+    found = read_json(path, _LARGEST_PLAN, DataError, "name a plan.json of a run folder")
+    found.known(*(each.name for each in fields(Plan)))
+    scheme, repairs, keep_float = map(found.maybe, ("scheme", "repairs", "keep_float"))
+    digest, walked = map(found.maybe, ("encodings_sha256", "walked"))
+    return Plan(
+        cast("EngineName", found.at("engine").one_of(*get_args(EngineName))),
+        cast("Format", found.at("format").one_of(*get_args(Format))),
+        Scheme() if scheme is None else _scheme(scheme),
+        () if repairs is None else repairs.texts(),
+        () if keep_float is None else keep_float.texts(),
+        None if digest is None else digest.digest(),
+        None if walked is None else walked.count(),
+    )
+
+
+def _scheme(found: Value) -> Scheme:
+    found.known(*(each.name for each in fields(Scheme)))
+    granularity, method = map(found.maybe, ("weight_granularity", "method"))
+    reduced, portable = map(found.maybe, ("reduce_range", "portable"))
+    usual = Scheme()
+    return Scheme(
+        cast("Granularity", granularity.one_of(*get_args(Granularity)))
+        if granularity
+        else usual.weight_granularity,
+        cast("Method", method.one_of(*get_args(Method))) if method else usual.method,
+        reduced.flag() if reduced else usual.reduce_range,
+        portable.flag() if portable else usual.portable,
+    )
 
 
 def read_encodings(path: Path, plan: Plan) -> Encodings:
@@ -109,7 +141,10 @@ def read_encodings(path: Path, plan: Plan) -> Encodings:
         DataError: the file is missing, damaged, or not the plan's.
     """
     try:
-        if path.stat().st_size > _LARGEST:
+        seen = path.stat()
+        if not stat.S_ISREG(seen.st_mode):
+            raise ValueError("it is no regular file")
+        if seen.st_size > _LARGEST:
             raise ValueError("it is larger than 1 GiB")
         found = Encodings.from_arrays(unpack(path.read_bytes()))
     except (OSError, ValueError) as error:

@@ -121,7 +121,7 @@ class _Rows:
         self._order = np.zeros(0, np.int64)
         self._heads = np.zeros(0, np.uint64)
         with suppress(OSError):
-            if path.exists():
+            if path.is_file():  # opening a pipe would wait for ever
                 os.utime(path)
                 self._index()
 

@@ -12,7 +12,7 @@ import numpy as np
 from quantize.answers import AnswerFolder, Answers
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
-from quantize.errors import BudgetError, EngineError
+from quantize.errors import BudgetError, EngineError, QuantizeError
 from quantize.evaluation import Reference, logits_row, reference
 from quantize.graph import io
 from quantize.graph.prepare import Prepared
@@ -197,10 +197,28 @@ def _loop(
 def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
     """The loop that an earlier run of this job finished, if its files are still what they were."""
     noted = run.noted("loop")
-    trials = run.trials()
-    if noted is None or len(trials) != noted["of"]:
+    if noted is None or len(run.trials()) != noted["of"]:
         return None
-    return settled(trials[-noted["trials"] :], noted["stopped"], hands)
+    return settled(run.recall_last(noted["trials"]), noted["stopped"], hands)
+
+
+def _made(workshop: Workshop, plan: Plan) -> Path:
+    """The plan's int8 file.
+
+    Raises:
+        EngineError: whatever went wrong with this one: a defect must not cost the other candidates.
+    """
+    if plan.engine == "inc":  # in a process of its own, whose end is such an error already
+        return workshop.make(plan)
+    # What images, or a caller who is told of them, raise is no fault of the candidate.
+    workshop.see_images(plan)
+    try:
+        return workshop.make(plan)
+    except QuantizeError:
+        raise
+    except Exception as error:
+        log.info("candidate %s", plan.key, exc_info=True)
+        raise EngineError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
 
 def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Hands:
@@ -216,7 +234,7 @@ def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> H
     few = probe_images(job, base)
     loop = job.config.tuning.strategy.name in INC_STRATEGIES  # INC is told of all images
     return Hands(
-        make=workshop.make,
+        make=lambda plan: _made(workshop, plan),
         probe=lambda path: probe(path, few),
         judge=lambda path: judge(path, job, base, run.answers, whole=loop),
         time=latency,

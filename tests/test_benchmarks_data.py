@@ -94,6 +94,15 @@ def test_limits_are_ratios_of_the_best_rounds():
     assert near["first pass, of cores / core-seconds"] == pytest.approx(8 / data_path.cores() / 5)
 
 
+def test_prepared_images_are_read_one_at_a_time_and_again_from_the_first(tmp_path):
+    calibration = script("calibration")
+    images = np.random.default_rng(0).random((2, *calibration.SIZE), np.float32)
+    (tmp_path / calibration.IMAGES).write_bytes(images.tobytes())
+    read = list(calibration.stored(tmp_path, 3))
+    np.testing.assert_array_equal(np.concatenate(read), images[[0, 1, 0]])
+    assert not any(isinstance(one, np.memmap) or one.base is read[0].base for one in read[1:])
+
+
 def test_a_calibration_that_fails_is_a_figure_that_says_how(tmp_path):
     figure = script("calibration").measure("ours", "minmax", 1, tmp_path, 60)
     assert figure.seconds is None

@@ -80,6 +80,13 @@ def test_a_maker_that_fails_is_a_note_and_no_older_file_is_taken(case, maker, te
     assert (made.path, made.note) == (None, why)
 
 
+def test_a_maker_never_finds_what_an_earlier_run_left(case, maker):
+    """One peer keeps weights in a file beside its own and refuses to write over it."""
+    beside = f"{WRITES}open(job['output'] + '_data', 'x')"
+    for _ in range(2):
+        assert make(maker(beside), case, case.folder, quick=True).note == ""
+
+
 def test_a_maker_ends(case, maker, monkeypatch):
     monkeypatch.setattr(peers, "MAKE_SECONDS", 0.5)
     made = make(maker("import time; time.sleep(60)"), case, case.folder, quick=True)

@@ -46,6 +46,8 @@ def test_what_is_no_object_is_refused(text):
         ('{"a": ["x", 1]}', lambda v: v.at("a").texts(), "a[1] is not a text"),
         ('{"a": []}', lambda v: v.at("a").names(), "a is not an object"),
         ('{"a": {}}', lambda v: list(v.at("a").items()), "a is not a list"),
+        ('{"a": {"b": 1}}', lambda v: v.at("a").known("c", "d"), "a.b is not one of c, d"),
+        ('{"a": []}', lambda v: v.at("a").known("c"), "a is not an object"),
         ('{"a": [2, 1]}', lambda v: v.at("a").interval(), "a is not an interval"),
     ],
 )
@@ -118,3 +120,9 @@ def test_any_value_is_read_or_refused_in_one_line(content, read):
 def test_any_bytes_are_an_object_or_refused(content):
     seen = complaint(lambda: parse_json(content, FILE, BundleError, ""))
     assert seen is None or seen.startswith("manifest.json is damaged")
+
+
+@pytest.mark.parametrize(("text", "found"), [('{"a": 0}', 0), ('{"a": null}', None), ("{}", None)])
+def test_what_may_be_left_out_is_none(text, found):
+    there = value(text).maybe("a")
+    assert (there and there.value) == found

@@ -77,7 +77,7 @@ def test_the_least_recently_used_go_first(tmp_path):
     with ArrayCache(tmp_path, 4 * file_size()) as cache:
         for index in range(4):
             assert cache.put(f"a{index}", array(index))
-            os.utime(tmp_path / f"a{index}", (index, index))
+            os.utime(tmp_path / f"a{index}.cached", (index, index))
         assert same_bits(cache.get("a0"), array(0))  # the oldest is used again
         assert cache.put("a4", array(4))
         assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 4 * file_size()
@@ -158,7 +158,7 @@ def test_what_a_killed_process_left_is_bounded_and_swept(tmp_path):
     first = ArrayCache(tmp_path, 10 * file_size())
     for index in range(5):
         first.put(f"a{index}", array(index))
-        os.utime(tmp_path / f"a{index}", (index, index))
+        os.utime(tmp_path / f"a{index}.cached", (index, index))
     first.close(keep=True)
     with ArrayCache(tmp_path, 3 * file_size()) as second:  # less room than there was
         second.put("b", array(9))
@@ -171,15 +171,15 @@ def test_what_a_killed_process_left_is_bounded_and_swept(tmp_path):
 def test_a_file_that_is_not_what_was_written_is_none(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cache")
     ArrayCache(folder, 10_000).put("a", array())
-    content = bytearray((folder / "a").read_bytes())
+    content = bytearray((folder / "a.cached").read_bytes())
     if data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] ^= data.draw(st.integers(1, 255))
     else:
         length = data.draw(st.integers(0, len(content) + 9).filter(lambda n: n != len(content)))
         content = content[:length].ljust(length, b"x")
-    (folder / "a").write_bytes(content)
-    os.utime(folder / "a", (1, 1))  # before this process
+    (folder / "a.cached").write_bytes(content)
+    os.utime(folder / "a.cached", (1, 1))  # before this process
     with ArrayCache(folder, 10_000) as cache:
         assert cache.get("a") is None
         assert cache.put("a", array())
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_what_was_written_is_none(tmp_path_factory, data):
 
 def test_sizes_are_checked_before_memory_is_taken(tmp_path):
     huge = cache_module._HEADER.pack(b"quantize", 0, 0, 3, 1 << 40, 1 << 40, 1)
-    (tmp_path / "a").write_bytes(huge + b"xx")
+    (tmp_path / "a.cached").write_bytes(huge + b"xx")
     with ArrayCache(tmp_path, 10_000) as cache:
         assert cache.get("a") is None
 
@@ -216,9 +216,12 @@ def test_two_processes_share_it(tmp_path):
 
 
 def test_what_is_not_its_own_stays(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    ArrayCache(tmp_path, 100).close()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for name in ("notes.txt", "keep"):
+        (tmp_path / name).write_text("mine")
+    with ArrayCache(tmp_path, file_size()) as cache:
+        assert cache.put("a", array(0))
+        cache.put("b", array(1))  # there is room for one
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["keep", "notes.txt"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -240,14 +243,14 @@ def test_a_full_disk_stops_the_growth_and_nothing_else(tmp_path, caplog, monkeyp
         assert not cache.put("c", array(2, (1, 1, 1)))
         assert same_bits(cache.get("a"), array(0))
         assert cache.get("b") is None
-        assert [file.name for file in tmp_path.iterdir()] == ["a"]
+        assert [file.name for file in tmp_path.iterdir()] == ["a.cached"]
     assert caplog.text.count("No space left") == 1
 
 
 def test_a_file_that_was_cut_is_noticed_and_written_again(tmp_path):
     with ArrayCache(tmp_path, 10_000) as cache:
         cache.put("a", array())
-        os.truncate(tmp_path / "a", 60)
+        os.truncate(tmp_path / "a.cached", 60)
         assert cache.get("a") is None
         assert cache.put("a", array())
         assert same_bits(cache.get("a"), array())

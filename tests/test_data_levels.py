@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.data import steps
+from quantize.data import steps, transforms
 from quantize.data.levels import divide
 from quantize.data.presets import Preset
 from quantize.data.transforms import Pipeline
@@ -120,6 +120,16 @@ def test_recipes_that_differ_behind_the_pixels_share_them():
     assert one.begun_key() == two.begun_key()
     assert one.begun_key() != Pipeline((Preset("short_side", size=200),)).begun_key()
     assert one.begun_key() != Pipeline((Preset("published"),)).begun_key()
+
+
+@pytest.mark.parametrize("recipe", [(Preset("short_side"),), (steps.RandomCrop(4), CHW)])
+def test_pixels_of_another_decoder_are_not_taken(monkeypatch, recipe):
+    """A run that was cut short may be continued with another Pillow."""
+    one = Pipeline(recipe)
+    begun, whole = one.begun_key(), one.key()
+    monkeypatch.setattr(transforms, "DECODER", "Pillow 0.1")
+    assert one.begun_key() != begun
+    assert one.key() == whole  # a recipe is what it is
 
 
 def test_a_recipe_of_another_form_is_not_divided():

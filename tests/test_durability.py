@@ -37,7 +37,7 @@ def evidence(job, report):
 
 
 def trials(job):
-    """How often each trial was finished: (plan, whether judged, whether timed) -> times."""
+    """How often each step of a trial was finished: (plan, whether judged, and timed) -> times."""
     lines = (job.run / "journal.jsonl").read_text().splitlines()
     entries = [entry for entry in map(json.loads, lines) if entry["event"] == "trial"]
     return Counter(

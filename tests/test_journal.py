@@ -95,6 +95,20 @@ def test_the_last_trial_of_a_plan_counts(folder):
         assert run.recall(PLANS[0]) == second
 
 
+def test_the_trials_of_a_loop_are_counted_as_used_again(folder):
+    """They all have one plan."""
+    with RunFolder(folder) as run:
+        run.begin("key")
+        made = [trial(run), failed(), trial(run, accepted=True)]
+        for one in made:
+            run.remember(one)
+    with RunFolder(folder) as run:
+        run.begin("key")
+        assert run.recalled == 0
+        assert run.recall_last(2) == tuple(made[1:])
+        assert run.recalled == 2
+
+
 def test_a_failed_trial_is_kept_but_not_recalled(folder):
     with RunFolder(folder) as run:
         run.begin("key")
@@ -155,6 +169,17 @@ def test_another_job_puts_the_old_folder_aside(folder):
     assert not (folder / "best.onnx").exists()
 
 
+def test_another_job_has_the_statistics_of_the_old_one_unless_it_is_fresh(folder):
+    """Their names say what they are of, so that another goal needs no second calibration."""
+    begun(folder, "one")
+    (folder / "statistics").mkdir()
+    (folder / "statistics" / "x.npz").touch()
+    assert begun(folder, "two") == "new"
+    assert (folder / "statistics" / "x.npz").exists()
+    assert begun(folder, "three", fresh=True) == "new"
+    assert not (folder / "statistics").exists()
+
+
 def test_another_job_puts_the_old_folder_aside_even_when_fresh(folder):
     begun(folder, "one")
     assert begun(folder, "two", fresh=True) == "new"
@@ -201,6 +226,18 @@ def test_a_link_in_the_folder_is_removed_not_followed(folder, tmp_path):
     assert begun(folder, fresh=True) == "new"
     assert not (folder / "link").is_symlink()
     assert (tmp_path / "precious" / "file").exists()
+
+
+@pytest.mark.parametrize("name", ["answers", "samples", "statistics"])
+def test_a_part_that_lies_elsewhere_is_refused_and_left_alone(folder, tmp_path, name):
+    folder.mkdir()
+    (tmp_path / "precious").mkdir(mode=0o755)
+    (tmp_path / "precious" / "keep").touch()
+    (folder / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(RunFolderError, match=f"{name} is a link to another place; remove"):
+        RunFolder(folder)
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["keep"]
+    assert [path.name for path in folder.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -344,6 +381,37 @@ def test_lines_of_another_version_are_no_trials(folder, line):
         assert run.recall(PLANS[0]) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("accuracy", "0.5"),
+        ("fidelity", {"sqnr_db": "30", "agreement": 0.9}),
+        ("probe", {"sqnr_db": None, "agreement": 0.9}),
+        ("latency", {"float_ms": 1}),
+        ("latency", 7),
+        ("accepted", "yes"),
+        ("note", 7),
+        ("seconds", None),
+        ("gain_db", [1]),
+        ("outcome", "great"),
+        ("outcome", ["met"]),
+        ("images", "all"),
+        ("drop_points", {}),
+    ],
+)
+def test_a_trial_with_a_value_of_another_kind_is_none(folder, key, value):
+    with RunFolder(folder) as run:
+        run.begin("key")
+        run.remember(trial(run))
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    lines[1][key] = value
+    (folder / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with RunFolder(folder) as run:
+        assert run.begin("key") == "continued"
+        assert run.recall(PLANS[0]) is None
+        assert run.trials() == ()
+
+
 @pytest.mark.parametrize("line", ["[]", "7", "{}", "nonsense", "[" * 100_000, "9" * 10_000, "\0\0"])
 def test_lines_that_are_no_entries_end_the_journal(folder, line):
     begun(folder)
@@ -352,13 +420,10 @@ def test_lines_that_are_no_entries_end_the_journal(folder, line):
     assert begun(folder) == "continued"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\xff", None])
-def test_a_journal_that_cannot_be_read_is_an_error(folder, content):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.write_bytes(b"\xff")])
+def test_a_journal_that_cannot_be_read_is_an_error(folder, make):
     folder.mkdir()
-    if content is None:
-        (folder / JOURNAL).mkdir()
-    else:
-        (folder / JOURNAL).write_bytes(content)
+    make(folder / JOURNAL)
     refused = pytest.raises(RunFolderError, match=r"journal.jsonl cannot be")
     with RunFolder(folder, fresh=True) as run, refused:
         run.begin("key")

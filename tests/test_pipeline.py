@@ -15,7 +15,7 @@ import pytest
 import quantize
 from conftest import CLASSES, SIZE, TinyJob, tree
 from models import prepared, tiny_dataset, tiny_resnet
-from quantize import load_config, pipeline
+from quantize import candidates, load_config, pipeline
 from quantize.engines import inc
 from quantize.errors import ConfigError, DataError, OutputError, RunFolderError
 
@@ -371,6 +371,37 @@ def test_a_finished_run_is_verified_again_without_a_search(job):
     assert again.report["measured"]["earlier_run"] == "finished"
     assert "only verified again" in (job.run / "summary.txt").read_text()
     assert job.output.exists()
+
+
+def test_another_goal_calibrates_no_second_time_but_another_version_does(job, monkeypatch):
+    told = []
+    job.tune()
+    again = job.tune("tuning.accuracy_criterion.relative=0.2", on_progress=told.append)
+    assert again.report["measured"]["earlier_run"] == "new"
+    assert "calibrate" not in {step.stage for step in told}
+    monkeypatch.setattr(candidates, "versions", lambda: {"pillow": "0.1"})
+    job.tune("tuning.accuracy_criterion.relative=0.3", on_progress=told.append)
+    assert "calibrate" in {step.stage for step in told}
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError("singular"), MemoryError(), KeyError("x")])
+def test_a_candidate_that_crashes_is_told_with_its_cause_and_the_others_go_on(
+    job, monkeypatch, error
+):
+    make = candidates.Workshop.make
+
+    def failing(workshop, plan):
+        if "scales" in plan.repairs and plan.walked == 0:
+            raise error
+        return make(workshop, plan)
+
+    monkeypatch.setattr(candidates.Workshop, "make", failing)
+    result = job.tune("tuning.accuracy_criterion.relative=0.05")  # undecidable: all are tried
+    failed = [trial for trial in result.report["search"]["trials"] if trial["note"]]
+    told = [trial["note"] for trial in failed if trial["note"].startswith("failed: ")]
+    assert told == [f"failed: {type(error).__name__}: {error}".rstrip(": ")]
+    assert len(result.report["search"]["trials"]) > 5
+    assert (job.run / "best.onnx").exists()
 
 
 def test_a_candidate_that_was_tampered_with_is_made_again(job):

@@ -38,3 +38,8 @@ def test_the_float_models_first_run_tells_the_pace(opened, monkeypatch):
     assert accept(*opened).pace is None  # so few say little
     monkeypatch.setattr(strategy, "_LEAST_TIMED", 8)
     assert 0 < accept(*opened).pace < 10
+
+
+def test_what_is_told_as_the_most_names_its_exception(opened):
+    [line] = [line for line in price_of(*opened, 0.1).lines() if line.startswith("candidates")]
+    assert line.endswith("; more only where nodes are left float")

@@ -64,6 +64,14 @@ def cifar_flags(images: Path = SHARED / "data" / "cifar10") -> list[str]:
     ]
 
 
+def assert_lossless(report: dict[str, Any]) -> None:
+    """Every convolution is int8, and the interval of the drop reaches down to 0.1 points."""
+    convolutions = report["int8_model"]["convolutions"]
+    assert convolutions["int8"] == convolutions["all"]
+    assert report["accuracy"]["drop_interval_points"][0] <= 0.1
+    assert report["accuracy"]["drop_points"] <= 0.5
+
+
 @pytest.mark.parametrize("quant_format", ["QDQ", "QOperator"])
 @pytest.mark.parametrize(
     ("engine", "strategy"),
@@ -90,6 +98,8 @@ def test_resnet20_keeps_its_accuracy_with_every_convolution_int8(
     assert report["int8_model"]["plan"]["engine"] == engine
     assert report["accuracy"]["drop_points"] <= 0.5
     assert report["data"]["holdout"]["images"] == 5000
+    if engine == "onnxruntime":
+        assert_lossless(report)
     assert report["accuracy"]["float"]["top1"] == pytest.approx(0.81, abs=0.02)
     assert (tmp_path / "int8.onnx").is_file()
 
@@ -121,6 +131,28 @@ def test_mobilenet_gets_an_honest_verdict(tmp_path: Path, engine: str) -> None:
     assert low < drop < high
     splits = [report["data"][name]["images"] for name in ("calibration", "search", "holdout")]
     assert splits == [100, 100, 400]
+    if engine == "onnxruntime":
+        assert report["int8_model"]["convolutions"] == {"int8": 27, "all": 27}
+        assert report["int8_model"]["int8_share_of_multiply_adds"] == 1
+        assert report["fidelity"]["agreement"] >= 0.975
+        assert report["fidelity"]["sqnr_db"] >= 24
+        assert report["measured"]["passes_over_search_set"] <= 4
+        assert drop <= allowed + 100 * 2 / 400  # so few images are off by two
+
+
+def test_resnet56_loses_no_more_than_a_tenth_of_a_point_as_far_as_can_be_told(
+    tmp_path: Path,
+) -> None:
+    code, report = tune(
+        SHARED / "models" / "resnet56-cifar10.onnx",
+        CIFAR,
+        tmp_path / "int8.onnx",
+        *cifar_flags(),
+        "--set=quantization.engine=onnxruntime",
+    )
+    assert code == 0
+    assert report["int8_model"]["convolutions"]["all"] == 55
+    assert_lossless(report)
 
 
 def test_leaving_every_convolution_float_is_refused_by_the_speed_floor(tmp_path: Path) -> None:
@@ -190,6 +222,8 @@ def test_trained_resnet50_keeps_its_accuracy(tmp_path: Path, engine: str) -> Non
     assert report["int8_model"]["convolutions"] == {"int8": 53, "all": 53}
     assert report["accuracy"]["drop_points"] <= 0.5
     assert report["accuracy"]["float"]["top1"] == pytest.approx(0.848, abs=0.02)
+    if engine == "onnxruntime":
+        assert_lossless(report)
 
 
 def test_the_same_inputs_twice_give_the_same_bytes_and_report(tmp_path: Path) -> None:

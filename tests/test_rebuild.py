@@ -1,5 +1,7 @@
 """`apply` with the encodings of a run: that run's model, and no other."""
 
+import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -13,7 +15,7 @@ from models import tiny_resnet
 from quantize.errors import DataError
 from quantize.files import npz_bytes, sha256
 from quantize.npz import unpack
-from quantize.plan import Encoding, Encodings
+from quantize.plan import Encoding, Encodings, Plan, Scheme
 from quantize.rebuild import apply, read_encodings, read_plan
 
 
@@ -115,3 +117,92 @@ def test_each_part_is_held_against_the_model(made, tmp_path, part):
     changed = replace(encodings, **{part: {**getattr(encodings, part), prepared: wrong}})
     with pytest.raises(DataError, match=f"it has no '{prepared}' like theirs"):
         apply(job.model, plan, tmp_path / "out.onnx", encodings=changed)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "wrong"),
+    [
+        ("scale", np.nan, "is not finite"),
+        ("scale", np.inf, "is not finite"),
+        ("scale", 0, "is not above 0"),
+        ("scale", -1, "is not above 0"),
+        ("point", 256, "has more than 8 bits"),
+        ("point", -129, "has more than 8 bits"),
+        ("bias", np.nan, "is not finite"),
+    ],
+)
+def test_encodings_that_no_run_can_have_written_are_refused(made, tmp_path, part, value, wrong):
+    job, plan, _ = made
+    arrays = unpack((job.run / "encodings.npz").read_bytes())
+    arrays["bias:fc_fwd"] = np.zeros(3, np.float32)
+    name = next(key for key in arrays if key.startswith(f"{part}:"))
+    arrays[name] = np.array([value, -1]) if part == "point" else np.full(1, value, np.float32)
+    (tmp_path / "encodings.npz").write_bytes(npz_bytes(arrays))
+    with pytest.raises(DataError, match=rf"encodings\.npz cannot be used: .* {wrong}"):
+        read_encodings(tmp_path / "encodings.npz", replace(plan, encodings_sha256=None))
+
+
+# ------------------------------------------------------------------- plans by hand
+
+
+def written(folder, content):
+    """A plan.json, and how to apply it; what is no text is JSON."""
+    file = folder / "plan.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_a_plan_that_leaves_out_what_is_usual_is_a_plain_one(tmp_path):
+    file = written(tmp_path, {"engine": "onnxruntime", "format": "qdq"})
+    assert read_plan(file) == Plan("onnxruntime", "qdq")
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    scheme = Scheme("per_tensor", "kl", reduce_range=True, portable=True)
+    plan = Plan("inc", "qoperator", scheme, ("bias",), ("b", "a"), "0" * 64, 5)
+    assert read_plan(written(tmp_path, plan.to_json())) == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"engine": "magic"}, "engine is not one of inc, onnxruntime"),
+        ({"format": "qlinear"}, "format is not one of qdq, qoperator"),
+        ({"scheme": []}, "scheme is not an object"),
+        ({"scheme": {"bits": 4}}, "scheme.bits is not one of weight_granularity, method"),
+        ({"scheme": {"weight_granularity": "per_row"}}, "weight_granularity is not one of per_ch"),
+        ({"scheme": {"method": "best"}}, "scheme.method is not one of minmax"),
+        ({"scheme": {"reduce_range": "no"}}, "scheme.reduce_range is not true or false"),
+        ({"scheme": {"portable": 0}}, "scheme.portable is not true or false"),
+        ({"repairs": "bias"}, "repairs is not a list"),
+        ({"repairs": [["bias"]]}, "repairs[0] is not a text"),
+        ({"keep_float": [1]}, "keep_float[0] is not a text"),
+        ({"keep_float": [[]]}, "keep_float[0] is not a text"),
+        ({"encodings_sha256": "x"}, "encodings_sha256 is not a sha256"),
+        ({"walked": "all"}, "walked is not a number"),
+        ({"walked": -1}, "walked is not a number from 0"),
+        ({"walked": 1.5}, "walked is not a whole number"),
+        ({"keepfloat": []}, "keepfloat is not one of engine, format"),
+    ],
+)
+def test_a_value_that_no_plan_has_is_one_line_that_names_it(cli, job, tmp_path, changes, wrong):
+    file = written(tmp_path, {"engine": "onnxruntime", "format": "qdq", **changes})
+    answer = cli("apply", job.model, "--plan", file, "-o", tmp_path / "o", "--config", job.config)
+    assert answer.code == 2
+    assert wrong in answer.err
+    assert answer.err.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "[" * 100_000, '{"engine": NaN}'])
+def test_what_is_no_plan_is_one_line(tmp_path, content):
+    with pytest.raises(DataError, match=r"plan\.json is damaged.*; name a plan\.json of a run"):
+        read_plan(written(tmp_path, content))
+
+
+def test_a_pipe_is_neither_plan_nor_encodings(made, tmp_path):
+    _, plan, _ = made
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_plan, lambda path: read_encodings(path, plan)):
+        with pytest.raises(DataError, match="no regular file"):
+            read(tmp_path / "pipe")

@@ -1,6 +1,7 @@
 """Float answers are used again only where they are what the model gives now."""
 
 import hashlib
+import multiprocessing
 import os
 import stat
 
@@ -143,3 +144,36 @@ def test_verify_says_what_it_used_again(job, monkeypatch, fresh):
     assert seen.reused == (0 if fresh else 60 - 8)
     assert seen.drop == result.verdict.drop
     assert seen.fidelity == result.verdict.fidelity
+
+
+def asker(folder, start):
+    for size in (1, 3, 5):
+        first, _, _ = answers(folder, count=30, start=start, size=size)
+        assert first.tobytes() == expected(count=30, start=start, size=5).tobytes()
+
+
+def expected(**which):
+    return np.concatenate([Model()(batch.images) for batch in batches(**which)])
+
+
+def test_two_processes_write_one_file_at_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=asker, args=(tmp_path, start)) for start in (0, 15)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    after, known, model = answers(tmp_path, count=45, size=5)
+    assert after.tobytes() == expected(count=45, size=5).tobytes()
+    assert (known.reused, model.asked) == (40, 5)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_no_answer_and_no_end(tmp_path):
+    answers(tmp_path)
+    [file] = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    got, known, _ = answers(tmp_path)
+    assert got.tobytes() == expected().tobytes()
+    assert known.reused == 0

@@ -37,6 +37,10 @@ _MARK = b"quantize"
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 _MOST_AXES = 3
 _NAME = re.compile(r"[0-9A-Za-z-]{1,200}")
+_SUFFIX = ".cached"
+_FILE = re.compile(_NAME.pattern + re.escape(_SUFFIX))
+"""What the cache may remove: other people's files in its folder are called otherwise."""
+
 _KEPT_SHARE = 0.9
 _STALE_S = 3600.0
 """After this long a temporary file is what a killed process left."""
@@ -131,7 +135,7 @@ class ArrayCache:
             self._closed = True
             with contextlib.suppress(OSError):  # another process took it away
                 for path in () if keep else self._folder.iterdir():
-                    if _NAME.fullmatch(path.name) or path.name.startswith(TEMPORARY):
+                    if _FILE.fullmatch(path.name) or path.name.startswith(TEMPORARY):
                         path.unlink(missing_ok=True)
                 self._folder.rmdir()  # unless something else was put there
 
@@ -146,7 +150,7 @@ class ArrayCache:
         """As text: to join a Path would be a tenth of `get`."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name in the cache")
-        return f"{self._folder}/{name}"
+        return f"{self._folder}/{name}{_SUFFIX}"
 
     def _write(self, path: str, header: bytes, content: memoryview) -> None:
         handle, name = tempfile.mkstemp(dir=self._folder, prefix=TEMPORARY)
@@ -178,7 +182,7 @@ class ArrayCache:
                 with contextlib.suppress(OSError):  # another process took it away
                     seen = entry.stat(follow_symlinks=False)
                     stale = seen.st_mtime < self._opened - _STALE_S
-                    if _NAME.fullmatch(entry.name):
+                    if _FILE.fullmatch(entry.name):
                         known.append((seen.st_mtime, seen.st_size, entry.name))
                     elif entry.name.startswith(TEMPORARY) and stale:
                         (self._folder / entry.name).unlink()

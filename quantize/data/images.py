@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL
 from PIL import (  # importing a plugin registers its format
     BmpImagePlugin,
     GifImagePlugin,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
     from numpy.typing import NDArray
+
+DECODER = f"Pillow {PIL.__version__}"
+"""Another one may give other pixels for the same file."""
 
 MAX_PIXELS = 100_000_000
 """The largest image that is decoded, in pixels."""

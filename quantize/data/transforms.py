@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantize.data import presets, steps
+from quantize.data.images import DECODER
 from quantize.data.levels import Levels, divide
 from quantize.data.presets import Preset
 from quantize.data.steps import Transform, refuse_random
@@ -167,11 +168,14 @@ class Pipeline:
         return self._divided is not None
 
     def begun_key(self) -> str:
-        """Hex sha256 of what decides the result of `begin`: recipes may share it."""
+        """Hex sha256 of what decides the result of `begin`, decoder too: recipes may share it."""
+        parts: dict[str, Any] = {"decoder": DECODER}
         if self._divided is None:
-            return self.key()
-        geometry = {"pixels": Pipeline(self._divided[0]).describe(), "arithmetic": _ARITHMETIC}
-        return hashlib.sha256(json.dumps(geometry, sort_keys=True).encode()).hexdigest()
+            parts["whole"] = self.key()
+        else:
+            geometry = Pipeline(self._divided[0]).describe()
+            parts |= {"pixels": geometry, "arithmetic": _ARITHMETIC}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _check_result(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Refuse what no image classifier takes."""
