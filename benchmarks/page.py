@@ -79,8 +79,21 @@ def excerpt(results: Row, causes: Causes) -> str:
             _tuning_in_short(results),
             "**Where quantize is behind** a peer, and why:",
             _behind_in_short(results, causes),
+            *(
+                f"**{title}:\n\n{_said(results['scripts'][name])}"
+                for name, title in _SCRIPTS_IN_SHORT.items()
+                if name in results["scripts"]
+            ),
         ]
     )
+
+
+_SCRIPTS_IN_SHORT = {
+    "data_path": "Data path**, images a second from JPEG files, then with MobileNet behind it, and"
+    " how near that is to what is possible",
+    "growth": "Growth** of time and memory with the number of images",
+}
+"""Parts with a script of their own that README.md shows, too -> how it calls them."""
 
 
 def publish(results: Row, causes: Causes, root: Path) -> None:
@@ -374,9 +387,11 @@ def _tuned(row: Row) -> str:
 
 
 def _script(name: str, found: Row) -> str:
-    title = f"## {name.replace('_', ' ').capitalize()}"
-    text = f"Did not run: {found['failed']}." if "failed" in found else found["markdown"].strip()
-    return f"{title}\n\n{text}"
+    return f"## {name.replace('_', ' ').capitalize()}\n\n{_said(found)}"
+
+
+def _said(found: Row) -> str:
+    return f"Did not run: {found['failed']}." if "failed" in found else found["markdown"].strip()
 
 
 # ------------------------------------------------------------------------ behind, failed

@@ -136,6 +136,13 @@ def test_every_row_that_is_behind_stands_there_with_its_cause(results):
     ]
 
 
+def test_the_excerpt_shows_data_path_and_growth(results):
+    text = page.excerpt(results, CAUSES)
+    assert "**Data path**, images a second from JPEG files" in text
+    assert "what is possible:\n\n| x |" in text
+    assert "**Growth** of time and memory with the number of images:\n\nDid not run: no." in text
+
+
 def test_the_excerpt_has_a_line_for_each_model(results):
     text = page.excerpt(results, CAUSES)
     assert (
