@@ -17,6 +17,9 @@ from quantize.runtime import Session, cpu
 
 WARM_UP = 10
 LEAST_ROUNDS = 30
+CLEAR_ROUNDS = 12
+"""If int8 were exactly as fast as the floor, so many would be on one side once in 2,000 times."""
+
 _LEAST_ROUND_S = 2e-3
 _MORE = 4
 
@@ -47,6 +50,7 @@ def measure(
     timing: Timing,
     *,
     floor: float | None = None,
+    brief: bool = False,
     on_progress: OnProgress | None = None,
     deadline: Deadline = NEVER,
 ) -> Latency:
@@ -59,6 +63,7 @@ def measure(
         timing: threads, warm-up and rounds.
         floor: a ratio to decide about: while the interval holds it, up to `_MORE` times as many
             rounds and seconds are spent.
+        brief: whether `CLEAR_ROUNDS` are enough where all of them are on one side of the floor.
         on_progress: told after each round.
         deadline: when measuring breaks off.
 
@@ -84,6 +89,8 @@ def measure(
         while len(times) < timing.rounds * limit:
             if len(times) >= LEAST_ROUNDS and time.perf_counter() - start > timing.seconds * limit:
                 break
+            if brief and floor is not None and _is_clear(times, floor):
+                break
             deadline.check()
             times.append(_round(runs, repeats, swapped=len(times) % 2 == 1))
             if on_progress:
@@ -92,6 +99,12 @@ def measure(
         if floor is None or not seen.low < floor <= seen.high:
             break
     return seen
+
+
+def _is_clear(times: list[tuple[float, float]], floor: float) -> bool:
+    """Whether enough rounds are done, and all are on one side of the floor."""
+    above = [first / second >= floor for first, second in times]
+    return len(times) >= CLEAR_ROUNDS and (all(above) or not any(above))
 
 
 def _round(

@@ -195,6 +195,7 @@ def time_files(
     timing: Timing,
     *,
     floor: float | None = None,
+    brief: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Latency:
     """Batch-1 latency of both files on the first readable image; see `latency.measure`."""
@@ -206,6 +207,7 @@ def time_files(
         first_image(images),
         timing,
         floor=floor,
+        brief=brief,
         on_progress=on_progress,
         deadline=images.deadline,
     )

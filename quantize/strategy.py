@@ -229,7 +229,8 @@ def hands_of(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> H
 
     def latency(path: Path) -> Latency:
         images = job.search.first(1)
-        return time_files(job.model.path, path, images, timing, floor=goal.speed_floor)
+        floor = goal.speed_floor
+        return time_files(job.model.path, path, images, timing, floor=floor, brief=True)
 
     few = probe_images(job, base)
     loop = job.config.tuning.strategy.name in INC_STRATEGIES  # INC is told of all images

@@ -150,6 +150,22 @@ def test_a_floor_inside_the_interval_gets_more_rounds(monkeypatch):
     assert again.high - again.low < first.high - first.low
 
 
+@pytest.mark.parametrize(
+    ("floor", "brief", "rounds"),
+    [(1.1, True, 12), (9.0, True, 12), (1.1, False, 40), (None, True, 40)],
+)
+def test_a_brief_look_ends_where_every_round_says_the_same(monkeypatch, floor, brief, rounds):
+    World(monkeypatch, drift=lambda index: 1 + index % 7 / 10)
+    assert measure(FLOAT, INT8, IMAGE, timing(), floor=floor, brief=brief).rounds == rounds
+
+
+def test_one_round_on_the_other_side_makes_a_brief_look_a_whole_one(monkeypatch):
+    # After 4 warm-up runs and 6 to find the repeats: the third round's int8 run.
+    World(monkeypatch, drift=lambda index: 5.0 if index == 16 else 1.0)
+    seen = measure(FLOAT, INT8, IMAGE, timing(), floor=1.1, brief=True)
+    assert (seen.rounds, seen.ratio) == (40, pytest.approx(3.0))
+
+
 def test_a_model_alone_is_timed_by_its_median(monkeypatch):
     world = World(monkeypatch, drift=lambda index: 10 if index == 5 else 1)
     assert single(INT8, IMAGE, timing(rounds=9)) == pytest.approx(10)
