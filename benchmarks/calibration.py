@@ -33,7 +33,7 @@ from quantize.graph import io
 from quantize.graph.prepare import prepare
 from quantize.plan import Range
 from quantize.probe import run_once
-from quantize.repair.ranges import kl, mse_optimal, percentile
+from quantize.repair.ranges import PERCENTILE_SHARE, kl, mse_optimal, percentile
 from quantize.runtime import cores, cpu
 
 COUNTS = (25, 100, 400)
@@ -69,7 +69,7 @@ def ours(model: Path, images: Iterator[NDArray[np.float32]], method: str) -> Non
     """One pass; then the ranges of the method."""
     statistics = calibrate(io.load(model), images, threads=cores())
     read: dict[str, Callable[[Range, NDArray[np.int64]], Range]] = {
-        "percentile": lambda seen, counts: percentile(seen, counts, 0.99999),
+        "percentile": lambda seen, counts: percentile(seen, counts, PERCENTILE_SHARE),
         "mse": mse_optimal,
         "kl": kl,
     }

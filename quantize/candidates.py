@@ -17,6 +17,7 @@ import numpy as np
 from quantize.calibrate import calibrate
 from quantize.config import INC_STRATEGIES, Config
 from quantize.config.rules import FLOAT_TYPES, OpRule, matching, pinned_float
+from quantize.config.tunable import Lack
 from quantize.engines import inc, ort
 from quantize.engines.refill import refilled, shape_of
 from quantize.errors import ConfigError
@@ -32,7 +33,7 @@ from quantize.graph.strides import advance
 from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.journal import STATISTICS
-from quantize.plan import Encodings, EngineName, Granularity, Plan, Scheme, Statistics
+from quantize.plan import Encodings, EngineName, Granularity, Method, Plan, Scheme, Statistics
 from quantize.remedies import Repairs, at_work, plain_encodings, repair, rounded_from, walks
 from quantize.repair.bench import WALKED, Bench
 from quantize.runtime import cores
@@ -117,7 +118,8 @@ class Workshop:
         if plan.repairs:
             plan = at_work(self._bench, plan)
         if not plan.repairs and not plan.scheme.portable:
-            return plain_encodings(self.prepared.model, self.statistics)
+            method = plan.scheme.method
+            return plain_encodings(self.prepared.model, self.statistics, method)
         if plan.keep_float and walks(plan):
             return repair(self._bench, plan).encodings
         wanted = replace(plan, keep_float=())
@@ -209,7 +211,8 @@ def engine_of(config: Config) -> EngineName | None:
 def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
     """The guided strategy's candidates, cheapest first.
 
-    Rung 1 is onnxruntime's quantizer on exact ranges, unless the rules ask what only INC can do.
+    Rung 1 is onnxruntime's quantizer on ranges that we measured, unless the rules ask what only
+    INC can do.
     Intel Neural Compressor's default candidate, where it can be imported, calibrates by itself in
     a process of its own, so it comes last.
 
@@ -218,8 +221,8 @@ def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
         ConfigError: a rule matches no node, or asks what the engine cannot do.
     """
     asked = engine_of(config)
-    if asked is None and config.quantization.portable:
-        asked = "onnxruntime"  # the other cannot be told which weights go together
+    if asked is None and _beyond_inc(config):
+        asked = "onnxruntime"
     engines: list[EngineName] = [asked] if asked else ["onnxruntime", "inc"]
     if asked is None and (reason := inc.available()) is not None:
         log.info("without Intel Neural Compressor: %s", reason)
@@ -227,14 +230,19 @@ def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
     beyond = beyond_onnxruntime(config.op_rules())
     if beyond and engines == ["onnxruntime"]:
         raise ConfigError(
-            f"{config.origin}: {beyond}, which the onnxruntime engine cannot do",
-            "remove it, or use quantization.engine inc",
+            f"{config.origin}: {beyond.what}, which the onnxruntime engine cannot do", beyond.cure
         )
     return tuple(
         base_plan(engine, config, model)
         for engine in engines
         if not (beyond and engine == "onnxruntime")
     )
+
+
+def _beyond_inc(config: Config) -> bool:
+    """Whether INC cannot be told all: which weights go together, or ranges that it has not."""
+    wide = config.quantization.model_wise.activation
+    return config.quantization.portable or (wide is not None and "mse" in wide.algorithm)
 
 
 def check_plans(config: Config, model: onnx.ModelProto) -> None:
@@ -262,25 +270,54 @@ def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Pla
         "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
     )
     asked = config.quantization
-    scheme = Scheme(granularity, reduce_range=asked.reduce_range, portable=asked.portable)
+    # INC is told the algorithm by the rules themselves.
+    method = "minmax" if engine == "inc" else method_of(rules)
+    scheme = Scheme(granularity, method, asked.reduce_range, asked.portable)
     return Plan(engine, config.format(), scheme, keep_float=pins)
 
 
-def beyond_onnxruntime(rules: Sequence[OpRule]) -> str | None:
+def method_of(rules: Sequence[OpRule]) -> Method:
+    """How the ranges of all activations follow: min-max where the rules allow it.
+
+    Of several others that they allow for the whole model it is the first.
+    """
+    wide = next((rule.activation for rule in rules if rule.scope == "model"), None)
+    allowed = [name for name in (wide.algorithm if wide else ()) if name != "placeholder"]
+    return "minmax" if "minmax" in allowed or not allowed else allowed[0]
+
+
+def beyond_onnxruntime(rules: Sequence[OpRule]) -> Lack | None:
     """What the rules ask that onnxruntime's quantizer has no setting for, or None.
 
-    It writes int8 symmetric weights and uint8 asymmetric min-max activations, per channel or per
-    tensor for the whole model; nodes can stay float.
+    It writes int8 symmetric weights and uint8 asymmetric activations, the ranges of all of them
+    found by one method, per channel or per tensor for the whole model; nodes can stay float.
     """
+    method = method_of(rules)
     for rule in rules:
         where = {"model": "model_wise", "optype": "optype_wise", "op": "op_wise"}[rule.scope]
         for part, options in (("weight", rule.weight), ("activation", rule.activation)):
-            for key, offered in _OFFERED[part].items():
+            for key, always in _OFFERED[part].items():
+                ranges = (part, key) == ("activation", "algorithm")
+                offered = frozenset({method}) if ranges else always
                 wanted = getattr(options, key, ())
                 wide = rule.scope == "model" and key == "granularity"
                 if wanted and not offered & set(wanted) and not wide:
-                    return f"quantization.{where} {rule.pattern!r} asks {part} {key} {wanted[0]}"
+                    asks = f"quantization.{where} {rule.pattern!r} asks {part} {key} {wanted[0]}"
+                    return _other_method(asks, rule, method) if ranges else Lack(asks, _REMOVE)
     return None
+
+
+_REMOVE = "remove it, or use quantization.engine inc"
+
+
+def _other_method(asks: str, rule: OpRule, method: Method) -> Lack:
+    """Ranges by a method that is not the whole model's, or that nobody has."""
+    if rule.scope == "model":
+        return Lack(asks, "write minmax, kl, percentile or mse, or use quantization.engine inc")
+    return Lack(
+        f"{asks} where all others have {method}",
+        "ask it of all in quantization.model_wise, or use quantization.engine inc",
+    )
 
 
 _OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
@@ -295,7 +332,7 @@ _OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
         "dtype": frozenset({"uint8", *FLOAT_TYPES}),
         "granularity": frozenset({"per_tensor"}),
         "scheme": frozenset({"asym"}),
-        "algorithm": frozenset({"minmax"}),
+        "algorithm": frozenset(),  # that of the whole model
     },
 }
 

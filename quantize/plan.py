@@ -26,7 +26,7 @@ TOP_K = 5
 
 EngineName = Literal["inc", "onnxruntime"]
 Format = Literal["qdq", "qoperator"]
-Method = Literal["minmax", "kl", "percentile"]
+Method = Literal["minmax", "kl", "percentile", "mse"]
 Granularity = Literal["per_channel", "per_tensor"]
 GoalKind = Literal["relative", "absolute", "agreement"]
 Outcome = Literal["met", "unmet", "undecided"]
@@ -293,7 +293,7 @@ class Scheme:
 
     Attributes:
         weight_granularity: one scale per output channel, or one per tensor.
-        method: how a range follows from what calibration saw.
+        method: how an activation's range follows from what calibration saw.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI (products of pairs saturate there).
         portable: weights of which no pair of products can saturate there; see `quantize.pairs`.
     """

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from quantize.errors import EngineError
 from quantize.graph.layers import absorbed, constants_of, layers
 from quantize.graph.view import View
-from quantize.plan import Encoding, Encodings, Plan, Statistics
+from quantize.plan import Encoding, Encodings, Method, Plan, Statistics
 from quantize.repair.bench import Bench, Ground
 from quantize.repair.front import Faced, faced
 from quantize.repair.grids import activation_encodings, integers_of
@@ -72,9 +72,9 @@ class Workpiece:
 
     @cached_property
     def encodings(self) -> Mapping[str, Encoding]:
-        """Of the activations."""
-        ranges = "ranges" in self.plan.repairs
-        found = dict(self.ground.best_ranges if ranges else self.ground.exact_ranges)
+        """Of the activations: by the plan's method, unless the repair `ranges` chooses them."""
+        ground, best = self.ground, "ranges" in self.plan.repairs
+        found = dict(ground.best_ranges if best else ground.plain_ranges(self.plan.scheme.method))
         if self.front is not None:
             del found[self.front.image]
             found[self.front.tensor] = self.front.encoding
@@ -210,9 +210,11 @@ def _check(plan: Plan) -> None:
         raise EngineError("the repair 'rounding' needs images", "leave out `walked`, which is 0")
 
 
-def plain_encodings(model: onnx.ModelProto, statistics: Statistics) -> Encodings:
-    """The activations' encodings from exact ranges; weights are left to the engine."""
-    return Encodings(activation_encodings(model, statistics), {}, {})
+def plain_encodings(
+    model: onnx.ModelProto, statistics: Statistics, method: Method = "minmax"
+) -> Encodings:
+    """The activations' encodings by that method; weights are left to the engine."""
+    return Encodings(activation_encodings(model, statistics, method), {}, {})
 
 
 def rounded_from(bench: Bench, plan: Plan) -> tuple[onnx.ModelProto, Statistics]:

@@ -129,3 +129,24 @@ def test_portable_weights_are_not_for_inc(settings):
     assert lacks("quantization.portable=true") == ()
     (found,) = lacks("quantization.portable=true", *settings)
     assert str(found).startswith("quantization.portable is true, but INC")
+
+
+MSE = "quantization.model_wise.activation.algorithm=mse"
+
+
+@pytest.mark.parametrize("settings", [["quantization.engine=inc"], ["tuning.strategy.name=basic"]])
+def test_ranges_of_least_error_are_not_for_inc(settings):
+    assert lacks(MSE) == ()
+    assert lacks(MSE, "quantization.engine=onnxruntime") == ()
+    (found,) = lacks(MSE, *settings)
+    assert str(found).startswith("quantization.model_wise.activation.algorithm mse is none of INC")
+
+
+@pytest.mark.parametrize("scope", ["optype", "op"])
+def test_ranges_of_least_error_are_not_for_single_operators(scope):
+    rule = '{"a": {"activation": {"algorithm": [minmax, mse]}}}'
+    (found,) = lacks(f"quantization.{scope}_wise={rule}")
+    assert str(found) == (
+        f"quantization.{scope}_wise 'a' asks activation algorithm mse, which is the whole"
+        " model's; ask it in quantization.model_wise"
+    )

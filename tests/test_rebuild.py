@@ -12,11 +12,16 @@ from onnx import numpy_helper
 
 from conftest import CLASSES, SIZE
 from models import tiny_resnet
+from quantize.calibrate import calibrate
 from quantize.errors import DataError
 from quantize.files import npz_bytes, sha256
+from quantize.graph.prepare import prepare
+from quantize.job import open_job
 from quantize.npz import unpack
 from quantize.plan import Encoding, Encodings, Plan, Scheme
+from quantize.probe import run_once
 from quantize.rebuild import apply, read_encodings, read_plan
+from quantize.remedies import plain_encodings
 
 
 @pytest.fixture
@@ -206,3 +211,46 @@ def test_a_pipe_is_neither_plan_nor_encodings(made, tmp_path):
     for read in (read_plan, lambda path: read_encodings(path, plan)):
         with pytest.raises(DataError, match="no regular file"):
             read(tmp_path / "pipe")
+
+
+# ----------------------------------------------------------------------- other ranges
+
+METHODS = ("minmax", "percentile", "kl", "mse")
+
+
+def constants(path):
+    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plan_of_another_method_has_that_methods_scales(cli, job, tmp_path, form, method):
+    inputs = open_job(job.model, job.settings(), None)
+    prepared = prepare(inputs.model.proto, run_once, inputs.model.size)
+    seen = calibrate(prepared.model, inputs.calibration.arrays(), threads=1)
+    wanted = plain_encodings(prepared.model, seen, method).tensors
+    plan = Plan("onnxruntime", form, Scheme(method=method))
+    for name in ("one", "two"):
+        files = ("--plan", written(tmp_path, plan.to_json()), "--config", job.config)
+        assert cli("apply", job.model, *files, "-o", tmp_path / name).code == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    found = constants(tmp_path / "one")
+    held = {name for name in wanted if f"{name}_scale" in found}
+    assert len(held) > 4
+    assert {name: found[f"{name}_scale"] for name in held} == {
+        name: wanted[name].scale for name in held
+    }
+
+
+def test_a_tuned_file_of_another_method_is_written_again_from_its_run(job, tmp_path):
+    result = job.tune(
+        "quantization.model_wise.activation.algorithm=kl", "tuning.exit_policy.max_trials=1"
+    )
+    assert result.report["int8_model"]["plan"]["scheme"]["method"] == "kl"
+    plan = read_plan(job.run / "plan.json")
+    assert plan.scheme.method == "kl"
+    encodings = read_encodings(job.run / "encodings.npz", plan)
+    again = apply(job.model, plan, tmp_path / "again.onnx", encodings=encodings)
+    assert again.read_bytes() == job.output.read_bytes()
+    page = (job.run / "report.html").read_text()
+    assert "kl ranges" in page

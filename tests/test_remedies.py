@@ -23,9 +23,10 @@ from quantize.graph.prepare import prepare
 from quantize.overflow import overflows
 from quantize.plan import Encoding, Encodings, Plan, Range, Scheme
 from quantize.probe import run_once
-from quantize.remedies import REPAIRS, at_work, repair, rounded_from
+from quantize.remedies import REPAIRS, at_work, plain_encodings, repair, rounded_from
 from quantize.repair.bench import Bench
 from quantize.repair.grids import encoding_of, off_the_grid
+from quantize.repair.ranges import kl
 
 FORMATS = ["qdq", "qoperator"]
 STRIPES = prepared(tiny_dataset(per_class=8))
@@ -627,6 +628,42 @@ def test_pixels_from_minus_one_to_one_are_moved_off_the_half():
 def test_pixels_that_are_on_the_grid_stay():
     images = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 1, 16, 16)
     assert off_the_grid(Range(0.0, 1.0), images) == Range(0.0, 1.0)
+
+
+def activations_of(bench, wanted):
+    """Scales of what no constant has."""
+    found = repair(bench, wanted).encodings
+    return {
+        name: (float(each.scale), each.zero_point)
+        for name, each in found.tensors.items()
+        if name not in found.constants
+    }
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "kl", "mse"])
+def test_repairs_keep_the_ranges_of_the_method_save_the_one_that_chooses_them(skewed, method):
+    plain = plain_encodings(skewed.model, skewed.statistics, method).tensors
+    wanted = {name: (float(each.scale), each.zero_point) for name, each in plain.items()}
+    assert activations_of(skewed, plan("bias", "scales", walked=0, method=method)) == wanted
+    chosen = plan("ranges", walked=0)
+    other = replace(chosen, scheme=Scheme(method=method))
+    assert activations_of(skewed, other) == activations_of(skewed, chosen)
+
+
+def test_equalized_activations_have_ranges_of_their_new_values_by_any_method(skewed):
+    values = {
+        method: activations_of(skewed, plan("equalize", walked=0, method=method))
+        for method in ("minmax", "kl", "mse")
+    }
+    assert len({tuple(sorted(each.items())) for each in values.values()}) == len(values)
+    moved = skewed.equalized.rescaled
+    assert moved
+    counted = calibrate(skewed.equalized.model, [skewed.few(32)], threads=1)
+    stale = skewed.statistics.histograms
+    for name in moved & counted.histograms.keys():
+        span = skewed.statistics.ranges[name]
+        own, old = (kl(span, seen[name]) for seen in (counted.histograms, stale))
+        assert values["kl"][name][0] == float(encoding_of(own).scale), (own, old)
 
 
 def test_ranges_of_equalized_activations_follow_their_new_values(skewed):

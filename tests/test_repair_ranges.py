@@ -1,5 +1,7 @@
 """Ranges from histograms: min-max, percentile, MSE-optimal, KL."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from quantize.histogram import Counter
-from quantize.plan import Range
-from quantize.repair.ranges import _integral, kl, min_max, mse_optimal, percentile
+from quantize.plan import Method, Range
+from quantize.repair.ranges import (
+    PERCENTILE_SHARE,
+    _integral,
+    by_method,
+    kl,
+    min_max,
+    mse_optimal,
+    percentile,
+)
 
 SIZE = 50_000
 SMALLEST = 2.0**-31
@@ -75,6 +85,19 @@ def symmetric_error(values, limit):
 
 
 # ------------------------------------------------------------------------ all of them
+
+
+def test_a_plans_method_is_one_of_these_functions_and_they_differ():
+    many = np.tile(sample("normal"), 6)  # so many that a percentile leaves the outliers out
+    span, counts = seen(np.append(many, [-900.0, 60.0]))
+    found = {method: by_method(method, span, counts) for method in get_args(Method)}
+    assert found == {
+        "minmax": min_max(span),
+        "percentile": percentile(span, counts, PERCENTILE_SHARE),
+        "kl": kl(span, counts),
+        "mse": mse_optimal(span, counts),
+    }
+    assert len(set(found.values())) == len(found)
 
 
 def every_method(span, counts):

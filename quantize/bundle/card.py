@@ -170,6 +170,11 @@ def _cpus(facts: Facts) -> list[str]:
     ]
 
 
+def _ranges(plan: dict[str, Any]) -> str:
+    """Which ranges the activations have; INC chooses its own."""
+    return "" if plan["engine"] == "inc" else f", {prose(plan['scheme']['method'])} ranges"
+
+
 def _quantized(facts: Facts) -> list[str]:
     report = facts.report
     int8, plan = report["int8_model"], report["int8_model"]["plan"]
@@ -177,7 +182,7 @@ def _quantized(facts: Facts) -> list[str]:
     rows = [
         f"- Engine: {prose(plan['engine'])}, format {prose(plan['format'])}, opset {int8['opset']}",
         f"- Weights: int8, {prose(plan['scheme']['weight_granularity'].replace('_', ' '))};"
-        " activations: uint8",
+        f" activations: uint8{_ranges(plan)}",
         f"- Convolutions in int8: {int8['convolutions']['int8']} of {int8['convolutions']['all']}",
         f"- Repairs: {', '.join(map(prose, plan['repairs'])) or 'none'}",
         f"- Calibration images: {data['calibration']['images']}; search images:"

@@ -26,7 +26,7 @@ ComputeType = Literal["int8", "uint8", "fp32", "bf16", "None"]
 Granularity = Literal["per_channel", "per_tensor"]
 Symmetry = Literal["asym", "sym", "asym_float"]
 WeightAlgorithm = Literal["minmax", "kl"]
-ActivationAlgorithm = Literal["minmax", "kl", "placeholder", "percentile"]
+ActivationAlgorithm = Literal["minmax", "kl", "placeholder", "percentile", "mse"]
 
 FLOAT_TYPES = frozenset({"fp32", "bf16", "fp16"})
 

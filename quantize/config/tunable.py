@@ -65,6 +65,7 @@ def lacks(
         *_goal(config),
         *_images(config, calibration_given, evaluation_given),
         *_search(config),
+        *_ranges(config),
     )
 
 
@@ -221,3 +222,22 @@ def _search(config: Config) -> Iterator[Lack]:
             "tuning.workspace.resume is a pickle that INC would execute",
             "remove it: a run with the same inputs continues by itself",
         )
+
+
+def _ranges(config: Config) -> Iterator[Lack]:
+    """Ranges of the least squared error: not INC's, and not of single operators."""
+    inc = config.quantization.engine == "inc" or config.tuning.strategy.name in INC_STRATEGIES
+    for rule in config.op_rules():
+        if rule.activation is None or "mse" not in rule.activation.algorithm:
+            continue
+        if rule.scope != "model":
+            yield Lack(
+                f"quantization.{rule.scope}_wise {rule.pattern!r} asks activation algorithm mse, "
+                "which is the whole model's",
+                "ask it in quantization.model_wise",
+            )
+        elif inc:
+            yield Lack(
+                "quantization.model_wise.activation.algorithm mse is none of INC's",
+                "write guided and engine: auto, or minmax, kl or percentile",
+            )

@@ -230,6 +230,11 @@ def quantize_default(
         OutputError: the folder cannot be written.
         BudgetError: the deadline passed.
     """
+    if plan.scheme.method == "mse":
+        raise EngineError(
+            "Intel Neural Compressor has no mse ranges",
+            "write this plan with the onnxruntime engine, or with minmax, kl or percentile",
+        )
     job = _job(model, plan, rules)
     scheme = {
         "weight": {"granularity": [plan.scheme.weight_granularity]},

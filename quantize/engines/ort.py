@@ -72,14 +72,15 @@ def quantize(
         The int8 model.
 
     Raises:
-        EngineError: a node to keep float is not there, or onnxruntime's quantizer failed; the
-            message holds its reason.
+        EngineError: a node to keep float is not there, the plan's method needs scales and none
+            are given, or onnxruntime's quantizer failed; the message holds its reason.
         OutputError: the disk for temporary files is full.
     """
-    if plan.scheme.method != "minmax":
+    given = encodings or Encodings({}, {}, {})
+    if plan.scheme.method != "minmax" and not given.tensors:
         raise EngineError(
-            f"the onnxruntime engine has no {plan.scheme.method} calibration yet",
-            "use algorithm minmax or quantization.engine inc",
+            f"onnxruntime's quantizer was given no scales of {plan.scheme.method} ranges",
+            "apply the plan with --config, or write scheme.method minmax",
         )
     missing = sorted(set(plan.keep_float) - {node.name for node in model.graph.node})
     if missing:
@@ -87,7 +88,6 @@ def quantize(
             f"the node {missing[0]!r}, to be kept float, is not in the model",
             "name nodes of the model: quantize inspect lists what is float",
         )
-    given = encodings or Encodings({}, {}, {})
     copy, added = _with_given(model, given)
     log = logging.getLogger()
     level = log.level

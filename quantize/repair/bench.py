@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from quantize.plan import Encoding, Statistics
+    from quantize.plan import Encoding, Method, Statistics
 
 WALKED = 128
 """Images that the walk takes at most: enough for means and moments, few enough to hold."""
@@ -94,6 +94,7 @@ class Ground:
     moved: tuple[Moved, ...] = ()
     before: Ground | None = None
     _means: dict[int | None, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    _plain: dict[Method, dict[str, Encoding]] = field(default_factory=dict)
 
     def means(self, walked: int | None) -> dict[str, NDArray[np.float64]]:
         """What each layer gives in float for the walk's images; see `layer_means`.
@@ -122,31 +123,36 @@ class Ground:
             for name, mean in self.bench.statistics.means.items()
         }
 
-    @cached_property
-    def exact_ranges(self) -> dict[str, Encoding]:
-        """Encodings of the activations, from exact ranges, which equalization does not change."""
-        return activation_encodings(self.model, self.bench.statistics)
+    def plain_ranges(self, method: Method) -> dict[str, Encoding]:
+        """Encodings of the activations as the method has them, none repaired.
+
+        Exact ranges need no histograms: equalization does not change them.
+        """
+        if method not in self._plain:
+            seen = self.bench.statistics if method == "minmax" else self._recounted
+            self._plain[method] = activation_encodings(self.model, seen, method)
+        return self._plain[method]
 
     @cached_property
     def best_ranges(self) -> dict[str, Encoding]:
         """Encodings of the activations, with the least squared error."""
-        return activation_encodings(self.model, _recounted(self), self.bench.images)
+        return activation_encodings(self.model, self._recounted, "mse", self.bench.images)
+
+    @cached_property
+    def _recounted(self) -> Statistics:
+        """The statistics with new histograms of what has another scale; ranges stay."""
+        bench = self.bench
+        known, counted = bench.statistics, self.rescaled & bench.statistics.histograms.keys()
+        if not counted:
+            return known
+        now = calibrate(self.model, [bench.few(_RECOUNTED)], threads=bench.threads).histograms
+        fresh = {name: now[name] for name in counted if name in now}
+        return replace(known, histograms={**known.histograms, **fresh})
 
     @property
     def rescaled(self) -> frozenset[str]:
         """Activations whose histograms are not those of the prepared model."""
         return frozenset(each.activation for each in self.moved)
-
-
-def _recounted(ground: Ground) -> Statistics:
-    """The statistics with new histograms of what has another scale; ranges stay."""
-    bench = ground.bench
-    known, counted = bench.statistics, ground.rescaled & bench.statistics.histograms.keys()
-    if not counted:
-        return known
-    now = calibrate(ground.model, [bench.few(_RECOUNTED)], threads=bench.threads).histograms
-    fresh = {name: now[name] for name in counted if name in now}
-    return replace(known, histograms={**known.histograms, **fresh})
 
 
 def with_all_biases(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,8 +9,8 @@ import numpy as np
 from quantize.graph.layers import absorbed
 from quantize.graph.points import quantization_points
 from quantize.graph.view import View, captures
-from quantize.plan import Encoding, Range, Statistics
-from quantize.repair.ranges import mse_optimal
+from quantize.plan import Encoding, Method, Range, Statistics
+from quantize.repair.ranges import by_method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,23 +22,29 @@ _SAMPLED = 200_000
 
 
 def activation_encodings(
-    model: onnx.ModelProto, statistics: Statistics, images: NDArray[np.float32] | None = None
+    model: onnx.ModelProto,
+    statistics: Statistics,
+    method: Method = "minmax",
+    images: NDArray[np.float32] | None = None,
 ) -> dict[str, Encoding]:
     """Encodings of all activations that int8 rounds; one absorbed has that of its Relu.
+
+    The input and what has no histogram keep their exact ranges: no pixel is an outlier.
 
     Args:
         model: a prepared float model.
         statistics: of its tensors.
-        images: float32 [N,C,H,W]: ranges with the least squared error; None: exact ranges.
+        method: how a range follows from its histogram.
+        images: float32 [N,C,H,W]: the input's range is moved off their grid; None: it is not.
     """
     found: dict[str, Encoding] = {}
     image = View(model.graph).inputs[0].name
     for name in quantization_points(model):
         span = statistics.ranges[name]
-        if images is not None and name == image:
-            span = off_the_grid(span, images)
-        elif images is not None and name in statistics.histograms:
-            span = mse_optimal(span, statistics.histograms[name])
+        if name == image:
+            span = span if images is None else off_the_grid(span, images)
+        elif name in statistics.histograms:
+            span = by_method(method, span, statistics.histograms[name])
         found[name] = encoding_of(span)
     for before, behind in absorbed(model).items():
         if behind in found:

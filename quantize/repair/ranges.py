@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantize.histogram import EDGES, ZERO
-from quantize.plan import Range
+from quantize.plan import Method, Range
 
 _Reals = NDArray[np.float64]
 
@@ -29,6 +29,24 @@ _NEGLIGIBLE = 2.0**-24
 
 _SHARES = 2.0 ** -(np.arange(161) / 16)
 _CELLS = 8
+
+PERCENTILE_SHARE = 0.99999
+"""Share of the values that `percentile` holds; Intel Neural Compressor's is fixed at this, too."""
+
+
+def by_method(method: Method, seen: Range, counts: NDArray[np.int64]) -> Range:
+    """The range of a plan's method, for uint8.
+
+    Args:
+        method: of the plan's scheme.
+        seen: the exact range.
+        counts: int64 [BINS].
+    """
+    if method == "percentile":
+        return percentile(seen, counts, PERCENTILE_SHARE)
+    if method == "kl":
+        return kl(seen, counts)
+    return mse_optimal(seen, counts) if method == "mse" else min_max(seen)
 
 
 def min_max(seen: Range) -> Range:

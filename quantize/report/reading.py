@@ -6,12 +6,12 @@ import csv
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from quantize.checked_json import Value, read_json
 from quantize.errors import RunFolderError
 from quantize.files import is_folder, is_there
-from quantize.plan import EngineName, Format, Granularity, LayerRow, Plan, Scheme
+from quantize.plan import EngineName, Format, Granularity, LayerRow, Method, Plan, Scheme
 from quantize.report.changes import Change, ClassDrop, Right
 from quantize.report.cpus import Place, decisive, holds_for, places_of
 
@@ -284,6 +284,12 @@ def _goal(value: Value) -> str:
     return text if confidence is None else f"{text}, {100 * confidence:g} % sure"
 
 
+def _method(scheme: Value) -> Method:
+    usual = Scheme().method
+    known = get_args(Method)
+    return cast("Method", scheme.at("method").one_of(*known)) if scheme.has("method") else usual
+
+
 def _plan(value: Value) -> Plan:
     scheme = value.at("scheme")
     granularity = scheme.at("weight_granularity").one_of("per_channel", "per_tensor")
@@ -292,6 +298,7 @@ def _plan(value: Value) -> Plan:
         cast("Format", value.at("format").one_of("qdq", "qoperator")),
         Scheme(
             cast("Granularity", granularity),
+            _method(scheme),
             reduce_range=scheme.at("reduce_range").flag(),
             portable=scheme.has("portable") and scheme.at("portable").flag(),
         ),

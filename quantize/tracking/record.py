@@ -93,6 +93,7 @@ def _params(report: Value, account: Account) -> Iterator[tuple[str, str]]:
     yield "plan.engine", plan.engine
     yield "plan.format", plan.format
     yield "plan.weight_granularity", plan.scheme.weight_granularity
+    yield "plan.method", plan.scheme.method
     yield "plan.reduce_range", str(plan.scheme.reduce_range).lower()
     yield "plan.portable", str(plan.scheme.portable).lower()
     yield "plan.repairs", ", ".join(plan.repairs) or "none"
