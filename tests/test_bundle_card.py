@@ -243,6 +243,19 @@ def test_a_model_of_fixed_batch_is_fed_with_copies(done):
     assert "image})[0][0]\n" in text
 
 
+@pytest.mark.parametrize(
+    ("engine", "says"), [("onnxruntime", "activations: uint8, kl ranges\n"), ("inc", ": uint8\n")]
+)
+def test_the_card_tells_the_ranges_that_are_ours(done, tmp_path, engine, says):
+    run = Path(shutil.copytree(done[1].run, tmp_path / "run"))
+    report = json.loads((run / "report.json").read_text())
+    report["int8_model"]["plan"] |= {"engine": engine}
+    report["int8_model"]["plan"]["scheme"]["method"] = "kl"
+    (run / "report.json").write_text(json.dumps(report))
+    made = release(run, done[0].model, tmp_path / "out")
+    assert says in (made.folder / "README.md").read_text()
+
+
 def test_pooled_scores_become_a_row(done):
     outputs = [{"name": "scores", "shape": ["N", 4, 1, 1], "type": ""}]
     inputs = [{"name": "data", "shape": ["N", 3, 16, 16], "type": ""}]

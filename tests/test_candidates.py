@@ -77,7 +77,8 @@ def test_ranges_that_inc_has_not_are_ours_alone(job, both):
         (
             [ONE],
             "quantization.op_wise 'conv0_fwd' asks activation algorithm kl where all"
-            " others have minmax, which the onnxruntime engine cannot do; ask it of all in quantization.model_wise",
+            " others have minmax, which the onnxruntime engine cannot do;"
+            " ask it of all in quantization.model_wise",
         ),
         (
             [f"{ALGORITHM}=percentile", ONE],

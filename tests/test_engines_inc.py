@@ -274,6 +274,8 @@ def test_given_scales_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = save(tmp_path, residual_net())
     with pytest.raises(EngineError, match="computes every scale itself"):
         inc.quantize_default(path, images(), Plan("inc", "qdq", encodings_sha256="0"), tmp_path)
+    with pytest.raises(EngineError, match="has no mse ranges; write this plan with the onnx"):
+        inc.quantize_default(path, images(), Plan("inc", "qdq", Scheme(method="mse")), tmp_path)
 
 
 def test_bad_inputs_end_before_a_child_starts(

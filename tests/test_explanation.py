@@ -435,6 +435,28 @@ def test_the_same_run_twice_differs_in_nothing(place):
     assert "layers     none of both differs by more than 1 dB" in told
 
 
+@pytest.mark.parametrize(
+    ("changed", "rows"),
+    [
+        ({"method": "kl"}, (("activation ranges", "minmax", "kl"),)),
+        (
+            {"engine": "inc"},
+            (("engine", "onnxruntime", "inc"), ("activation ranges", "minmax", "INC's")),
+        ),
+    ],
+)
+def test_other_ranges_of_the_activations_are_told(place, changed, rows):
+    other = report()
+    other["int8_model"]["plan"] = plan("bias", "rounding", **changed)
+    assert difference(account(place, report(), "a"), account(place, other, "b")).plan == rows
+
+
+def test_a_report_without_a_method_is_of_exact_ranges(place):
+    older = report()
+    del older["int8_model"]["plan"]["scheme"]["method"]
+    assert account(place, older, "a").plan == account(place, report(), "b").plan
+
+
 def edited(*path, value):
     content = report()
     inner = content

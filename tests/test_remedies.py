@@ -26,7 +26,6 @@ from quantize.probe import run_once
 from quantize.remedies import REPAIRS, at_work, plain_encodings, repair, rounded_from
 from quantize.repair.bench import Bench
 from quantize.repair.grids import encoding_of, off_the_grid
-from quantize.repair.ranges import kl
 
 FORMATS = ["qdq", "qoperator"]
 STRIPES = prepared(tiny_dataset(per_class=8))
@@ -650,31 +649,19 @@ def test_repairs_keep_the_ranges_of_the_method_save_the_one_that_chooses_them(sk
     assert activations_of(skewed, other) == activations_of(skewed, chosen)
 
 
-def test_equalized_activations_have_ranges_of_their_new_values_by_any_method(skewed):
-    values = {
-        method: activations_of(skewed, plan("equalize", walked=0, method=method))
-        for method in ("minmax", "kl", "mse")
-    }
-    assert len({tuple(sorted(each.items())) for each in values.values()}) == len(values)
-    moved = skewed.equalized.rescaled
-    assert moved
-    counted = calibrate(skewed.equalized.model, [skewed.few(32)], threads=1)
-    stale = skewed.statistics.histograms
-    for name in moved & counted.histograms.keys():
-        span = skewed.statistics.ranges[name]
-        own, old = (kl(span, seen[name]) for seen in (counted.histograms, stale))
-        assert values["kl"][name][0] == float(encoding_of(own).scale), (own, old)
-
-
-def test_ranges_of_equalized_activations_follow_their_new_values(skewed):
+@pytest.mark.parametrize(
+    ("repairs", "method"), [(("ranges",), "minmax"), ((), "mse"), ((), "percentile")]
+)
+def test_ranges_of_equalized_activations_follow_their_new_values(skewed, repairs, method):
     """An old histogram, of channels that were small, would clip those that are large now."""
     model, statistics = skewed.model, skewed.statistics
     narrow = {name: np.zeros_like(counts) for name, counts in statistics.histograms.items()}
     for name, counts in statistics.histograms.items():
         narrow[name][np.flatnonzero(counts)[len(np.flatnonzero(counts)) // 2]] = 10**6
     stale = replace(skewed, statistics=replace(statistics, histograms=narrow))
-    both = repair(stale, plan("equalize", "ranges")).encodings.tensors
-    alone = repair(stale, plan("ranges")).encodings.tensors
+    options = {"walked": 0, "method": method}
+    both = repair(stale, plan("equalize", *repairs, **options)).encodings.tensors
+    alone = repair(stale, plan(*repairs, **options)).encodings.tensors
     equal = repair(skewed, plan("equalize")).encodings.tensors
     grown = [n for n in narrow if n in both and n != "x" and both[n].scale > 1.5 * alone[n].scale]
     assert set(grown) & {"x0", "x1"}
