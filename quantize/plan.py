@@ -332,6 +332,13 @@ class Plan:
         return asdict(self)
 
     @property
+    def ranges(self) -> Method | None:
+        """By which method the activations' ranges are; None: INC is told by rules of its own."""
+        if self.engine == "inc":
+            return None
+        return "mse" if "ranges" in self.repairs else self.scheme.method
+
+    @property
     def key(self) -> str:
         """Sixteen hex digits that name this plan."""
         text = json.dumps(self.to_json(), sort_keys=True)

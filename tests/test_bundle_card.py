@@ -244,12 +244,17 @@ def test_a_model_of_fixed_batch_is_fed_with_copies(done):
 
 
 @pytest.mark.parametrize(
-    ("engine", "says"), [("onnxruntime", "activations: uint8, kl ranges\n"), ("inc", ": uint8\n")]
+    ("engine", "repairs", "says"),
+    [
+        ("onnxruntime", ["bias"], "activations: uint8, kl ranges\n"),
+        ("onnxruntime", ["bias", "ranges"], "activations: uint8, mse ranges\n"),
+        ("inc", [], "activations: uint8\n"),
+    ],
 )
-def test_the_card_tells_the_ranges_that_are_ours(done, tmp_path, engine, says):
+def test_the_card_tells_the_ranges_that_are_ours(done, tmp_path, engine, repairs, says):
     run = Path(shutil.copytree(done[1].run, tmp_path / "run"))
     report = json.loads((run / "report.json").read_text())
-    report["int8_model"]["plan"] |= {"engine": engine}
+    report["int8_model"]["plan"] |= {"engine": engine, "repairs": repairs}
     report["int8_model"]["plan"]["scheme"]["method"] = "kl"
     (run / "report.json").write_text(json.dumps(report))
     made = release(run, done[0].model, tmp_path / "out")

@@ -448,6 +448,9 @@ def test_the_same_run_twice_differs_in_nothing(place):
 def test_other_ranges_of_the_activations_are_told(place, changed, rows):
     other = report()
     other["int8_model"]["plan"] = plan("bias", "rounding", **changed)
+    same = report()
+    same["int8_model"]["plan"] = plan("bias", "ranges", **changed)
+    assert account(place, same, "c").plan.ranges == (None if "engine" in changed else "mse")
     assert difference(account(place, report(), "a"), account(place, other, "b")).plan == rows
 
 

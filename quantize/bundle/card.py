@@ -171,8 +171,11 @@ def _cpus(facts: Facts) -> list[str]:
 
 
 def _ranges(plan: dict[str, Any]) -> str:
-    """Which ranges the activations have; INC chooses its own."""
-    return "" if plan["engine"] == "inc" else f", {prose(plan['scheme']['method'])} ranges"
+    """Which ranges the activations have; INC chooses its own, a repair those of least error."""
+    if plan["engine"] == "inc":
+        return ""
+    method = "mse" if "ranges" in plan["repairs"] else plan["scheme"]["method"]
+    return f", {prose(method)} ranges"
 
 
 def _quantized(facts: Facts) -> list[str]:

@@ -179,18 +179,13 @@ def _plan(one: Plan, two: Plan) -> list[tuple[str, str, str]]:
         ("engine", one.engine, two.engine),
         ("format", one.format, two.format),
         ("weights", one.scheme.weight_granularity, two.scheme.weight_granularity),
-        ("activation ranges", _ranges(one), _ranges(two)),
+        ("activation ranges", one.ranges or "INC's", two.ranges or "INC's"),
         ("7-bit weights", _yes(one.scheme.reduce_range), _yes(two.scheme.reduce_range)),
         ("portable weights", _yes(one.scheme.portable), _yes(two.scheme.portable)),
         ("repairs", _list(one.repairs), _list(two.repairs)),
         ("nodes left float", _list(one.keep_float), _list(two.keep_float)),
     ]
     return [row for row in rows if row[1] != row[2]]
-
-
-def _ranges(plan: Plan) -> str:
-    """By which method; INC is told by the rules, which may leave it the choice."""
-    return "INC's" if plan.engine == "inc" else plan.scheme.method
 
 
 def _rungs(one: Account, two: Account) -> list[tuple[str, str, str]]:
