@@ -261,10 +261,10 @@ def test_a_failure_of_the_quantizer_is_an_error_with_its_reason(ready, statistic
         ort.quantize(ready, Statistics(fewer, 1), plan())
 
 
-@pytest.mark.parametrize("method", ["kl", "percentile"])
-def test_a_calibration_that_it_lacks_is_an_error(ready, statistics, method):
+@pytest.mark.parametrize("method", ["kl", "percentile", "mse"])
+def test_a_method_whose_scales_nobody_gives_is_an_error(ready, statistics, method):
     other = replace(plan(), scheme=Scheme(method=method))
-    with pytest.raises(EngineError, match=f"has no {method} calibration"):
+    with pytest.raises(EngineError, match=f"was given no scales of {method} ranges"):
         ort.quantize(ready, statistics, other)
 
 
