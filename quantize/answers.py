@@ -158,6 +158,11 @@ class AnswerFolder:
         """Answers that an earlier run had left."""
         return sum(answers.reused for answers in self._used)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all rows on disk: it grows with each answer."""
+        return sum(path.stat().st_size for path in self.path.glob("*.rows"))
+
     def forget(self) -> None:
         """Remove all rows: they are in the results now, or are not wanted."""
         self._remove(self.path.glob("*.rows"))

@@ -1,7 +1,8 @@
 """The run folder: one job's state on disk, one process at a time, every finished step durable.
 
 `journal.jsonl` holds one JSON object a line: first the job's key, then each finished trial, then
-the end. A line cut off by a kill is ignored; its step runs again.
+the end; of a trial also that a step of it began. A line cut off by a kill is ignored; its step
+runs again.
 """
 
 from __future__ import annotations
@@ -169,6 +170,10 @@ class RunFolder:
         """The last such step with these values, or None."""
         wanted = {"event": event, **_jsonable(values)}.items()
         return next((e for e in reversed(self._entries) if wanted <= _hashable(e)), None)
+
+    def last(self) -> dict[str, Any]:
+        """The step that was made durable last."""
+        return self._entries[-1]
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write one file of the folder atomically.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quantize.answers import AnswerFolder, Answers
+from quantize.attempts import Attempts
 from quantize.candidates import Workshop, check_plans, plans
 from quantize.config import INC_STRATEGIES
 from quantize.errors import BudgetError, EngineError, QuantizeError
@@ -117,7 +118,9 @@ def find(job: Job, base: Reference, workshop: Workshop, run: RunFolder) -> Searc
     if job.config.tuning.strategy.name in INC_STRATEGIES:
         found = _earlier_loop(run, hands) or _loop(job, base, workshop, hands, run)
     else:
-        found = _guided(job, workshop, hands, run)
+        with Attempts(run) as attempts:
+            watched = attempts.watched(hands, lambda plan: _see(workshop, plan))
+            found = _guided(job, workshop, watched, run)
     if found.best is None and hands.expired():
         raise BudgetError(
             f"the time budget was spent before the first candidate: {found.stopped}",
@@ -202,6 +205,12 @@ def _earlier_loop(run: RunFolder, hands: Hands) -> SearchResult | None:
     return settled(run.recall_last(noted["trials"]), noted["stopped"], hands)
 
 
+def _see(workshop: Workshop, plan: Plan) -> None:
+    """Look at images apart: what they, or a caller who is told of them, raise is not the plan's."""
+    if plan.engine != "inc":
+        workshop.see_images(plan)
+
+
 def _made(workshop: Workshop, plan: Plan) -> Path:
     """The plan's int8 file.
 
@@ -210,8 +219,7 @@ def _made(workshop: Workshop, plan: Plan) -> Path:
     """
     if plan.engine == "inc":  # in a process of its own, whose end is such an error already
         return workshop.make(plan)
-    # What images, or a caller who is told of them, raise is no fault of the candidate.
-    workshop.see_images(plan)
+    _see(workshop, plan)
     try:
         return workshop.make(plan)
     except QuantizeError:

@@ -18,8 +18,9 @@ ROOT = Path(quantize.__file__).parent
 LEVELS = (
     "__main__",
     "cli console",
-    "pipeline strategy judging loops measure price outcome candidates job sanity inspection"
-    " classify report demo portability rebuild explanation bundle conversion zoo imagenet tracking",
+    "pipeline strategy attempts judging loops measure price outcome candidates job sanity"
+    " inspection classify report demo portability rebuild explanation bundle conversion zoo"
+    " imagenet tracking",
     "config",
     "search verdict journal remedies sequential layer_table overflow",
     "repair",
