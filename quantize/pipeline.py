@@ -75,6 +75,7 @@ def tune(  # noqa: PLR0913 - each is one option of the command
     evaluation: Given | None = None,
     fresh: bool = False,
     bundle: Path | None = None,
+    started: float | None = None,
     on_progress: OnProgress | None = None,
     on_price: OnPrice | None = None,
 ) -> Result:
@@ -89,6 +90,7 @@ def tune(  # noqa: PLR0913 - each is one option of the command
         evaluation: the same for evaluation.
         fresh: start over, even where an earlier run of the same job can be continued.
         bundle: folder for a release bundle if the goal is met; see `quantize.release`.
+        started: since when the time budget counts, on the clock of `time.monotonic()`; None: now.
         on_progress: told while it works.
         on_price: told what the run will cost, before the search starts.
 
@@ -99,9 +101,9 @@ def tune(  # noqa: PLR0913 - each is one option of the command
         QuantizeError: model, data, configuration, disk or engine cannot be used.
         BudgetError: the time budget was spent before the verdict; what was found is kept.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     budget = config.tuning.exit_policy.timeout
-    deadline = Deadline.after(budget) if budget else NEVER
+    deadline = Deadline(started + budget) if budget else NEVER
     model, output = Path(model), Path(output)
     check_tunable(
         config, calibration_given=calibration is not None, evaluation_given=evaluation is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +54,7 @@ def tune(
 
     Exit codes: 0 met, 2 bad input, 3 not met or too slow, 4 undecided, 130/143 interrupted.
     """
+    started = time.monotonic()  # the budget is for imports, too
     from quantize import pipeline, price
 
     settings = configuration(
@@ -70,6 +72,7 @@ def tune(
             output,
             fresh=fresh,
             bundle=bundle,
+            started=started,
             on_progress=on_progress,
             on_price=lambda found: told(found.lines()) if told else None,
         )
