@@ -12,7 +12,7 @@
     ├── UnmetError           exit 3: a run that did not meet its goal is not released
     ├── ConversionError      exit 3: a converted model that does not prove itself is not written
     └── BudgetError          exit 3: the time budget is spent
-    Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); a rerun continues. Like
+    Interrupted              exit 130 (Ctrl-C) or 143 (SIGTERM); tune and downloads continue. Like
                              KeyboardInterrupt it is no Exception, so that nothing swallows it
 
 Anything else that escapes is a defect of this package: exit 1, with a traceback.

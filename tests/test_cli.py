@@ -15,8 +15,11 @@ import typer
 import quantize
 from conftest import CLASSES, SIZE, tree
 from quantize import cli as command_line
+from quantize.cli import tuning
+from quantize.cli.options import configuration
 from quantize.cli.options import seconds as seconds_of
 from quantize.console import PlainFormatter, ProgressPrinter, printable
+from quantize.errors import Interrupted
 from quantize.plan import Progress
 from quantize.runtime import cpu
 from quantize.strategy import TRIED
@@ -227,6 +230,18 @@ def test_budgets_that_are_no_time(text, job, cli):
 def test_the_budget_is_the_timeout(job, cli):
     assert cli(*job.arguments("--budget=2h")).code == 0
     assert "timeout: 7200" in (job.run / "config.yaml").read_text()
+
+
+def test_the_budget_is_for_what_comes_before_the_run_too(job, cli, monkeypatch):
+    def settings(*given, **options):
+        time.sleep(1.1)
+        return configuration(*given, **options)
+
+    monkeypatch.setattr(tuning, "configuration", settings)
+    answer = cli(*job.arguments("--budget=1s"))
+    assert answer.code == 3
+    assert "the time budget is spent" in answer.err
+    assert not job.output.exists()
 
 
 # ------------------------------------------------------------------- verify and evaluate
@@ -519,7 +534,32 @@ def test_a_stop_while_an_error_is_told_is_an_interruption_like_any_other(cli, mo
 
     monkeypatch.setattr(command_line, "complain", complain)
     assert cli("inspect", "nowhere.onnx").code == 143
-    assert told[1] == "quantize: terminated; the same command continues"
+    assert told[1] == "quantize: terminated"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "continues"),
+    [
+        (["tune"], True),
+        (["--verbose", "tune"], True),
+        (["fetch"], True),
+        (["prepare-imagenet"], True),
+        (["tune", "--dry-run"], False),
+        (["verify"], False),
+        (["verify", "tune"], False),
+        (["convert"], False),
+        ([], False),
+    ],
+)
+def test_only_commands_that_continue_say_so(cli, monkeypatch, arguments, continues):
+    def interrupted():
+        raise Interrupted
+
+    monkeypatch.setattr(command_line, "_run", interrupted)
+    answer = cli(*arguments)
+    assert answer.code == 130
+    more = "; the same command continues" if continues else ""
+    assert answer.err == f"quantize: interrupted{more}\n"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

@@ -45,6 +45,9 @@ _COMMANDS = (  # in the order of --help
     getting.prepare_imagenet,
     trying.demo,
 )
+_CONTINUED = frozenset({"tune", "fetch", "prepare-imagenet"})
+"""Commands that go on where they were interrupted; the others start over."""
+
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 app = typer.Typer(
@@ -66,7 +69,7 @@ def main() -> NoReturn:
     try:
         code = _run()
     except Interrupted as stop:
-        complain(f"quantize: {stop}; the same command continues")
+        complain(f"quantize: {stop}{'; the same command continues' if _continued() else ''}")
         code = stop.exit_code
     sys.exit(code)
 
@@ -89,6 +92,13 @@ def _run() -> int | str | None:
     finally:
         _ignore_stops()
     return 0
+
+
+def _continued() -> bool:
+    """Whether the command goes on when it is called again; the first word is its name."""
+    words = sys.argv[1:]
+    name = next((word for word in words if not word.startswith("-")), "")
+    return name in _CONTINUED and "--dry-run" not in words
 
 
 def _stop(request: int, _frame: object) -> None:
