@@ -55,6 +55,10 @@ def layer_table(
 ) -> tuple[LayerRow, ...]:
     """One row per layer with weights, in graph order.
 
+    A layer alone is seen in the scores, so that all nodes behind it are copied for it, and run
+    once more on every image: with the depth this grows as layers times nodes, and so does its
+    time. Whoever calls bounds it by the number of images. All else grows with the nodes.
+
     Args:
         model: the float model whose weights were rounded: prepared, and equalized if they were.
         int8_model: the int8 file, QDQ or QOperator.

@@ -14,6 +14,7 @@ from graphs import build, noise, norm
 from quantize.calibrate import calibrate
 from quantize.candidates import finished
 from quantize.engines import ort
+from quantize.graph.apart import apart
 from quantize.graph.coverage import coverage
 from quantize.graph.expose import float_tensors, with_outputs
 from quantize.graph.layers import absorbed_limits
@@ -21,7 +22,9 @@ from quantize.graph.order import sort_nodes
 from quantize.graph.points import quantization_points
 from quantize.graph.prepare import prepare
 from quantize.graph.rounded import rounded_layers
+from quantize.graph.variants import with_variants
 from quantize.graph.watch import watch
+from quantize.layer_table import _groups, layer_table
 from quantize.plan import Plan
 from quantize.probe import run_once, shapes_of
 from quantize.remedies import plain_encodings
@@ -33,6 +36,9 @@ SIZE = (4, 4, 4)
 
 # Blocks of two convolutions: 4.5 times as many, as in ResNet-152 against ResNet-34.
 SHALLOW, DEEP = 8, 36
+
+ROUNDING = 4
+"""Nodes before a layer that the layer table rounds alone."""
 
 MOST = 1.5
 """Steps per node of the deep graph against the shallow one's; work that is square has 4.5."""
@@ -132,6 +138,35 @@ def test_steps_per_node_do_not_grow_with_the_depth(room):
         assert count > len(at.prepared.graph.node) / 2, "nothing was counted"
         each.append(count / len(at.model.graph.node))
     assert each[1] <= MOST * each[0], f"{each[0]:.0f} steps a node became {each[1]:.0f}"
+
+
+def copies(at):
+    """Steps to copy what is behind each layer of the layer table, and how many nodes those are."""
+    light, held = apart(at.prepared), rounded_layers(at.prepared, at.made)
+    taken = made = 0
+    for some in _groups(held, light):
+        count, (copy, _) = steps(lambda some=some: with_variants(light, some))
+        taken += count
+        made += len(copy.model.graph.node) - len(at.prepared.graph.node)
+    return taken, made, len(held)
+
+
+def test_the_layer_table_is_square_only_in_the_nodes_behind_its_layers():
+    """Each layer is rounded alone and seen in the scores: what is behind it is run for it."""
+    rest, each = [], []
+    for blocks in (SHALLOW, DEEP):
+        at = network(blocks)
+        nodes = len(at.prepared.graph.node)
+        taken, made, layers = copies(at)
+        assert made <= layers * (nodes + ROUNDING)
+        whole, _ = steps(
+            lambda at=at: layer_table(at.prepared, at.made, noise(1, *SIZE), at.statistics)
+        )
+        assert taken < whole
+        rest.append((whole - taken) / nodes)
+        each.append(taken / made)
+    assert rest[1] <= MOST * rest[0], f"{rest[0]:.0f} steps a node became {rest[1]:.0f}"
+    assert each[1] <= MOST * each[0], f"{each[0]:.0f} steps a copy became {each[1]:.0f}"
 
 
 SQUARE = """
