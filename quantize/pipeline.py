@@ -101,9 +101,10 @@ def tune(  # noqa: PLR0913 - each is one option of the command
         QuantizeError: model, data, configuration, disk or engine cannot be used.
         BudgetError: the time budget was spent before the verdict; what was found is kept.
     """
-    started = time.monotonic() if started is None else started
+    now = time.monotonic()
+    started = now if started is None else started
     budget = config.tuning.exit_policy.timeout
-    deadline = Deadline(started + budget) if budget else NEVER
+    deadline = Deadline.after(budget - (now - started)) if budget else NEVER
     model, output = Path(model), Path(output)
     check_tunable(
         config, calibration_given=calibration is not None, evaluation_given=evaluation is not None
