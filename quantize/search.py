@@ -158,7 +158,7 @@ class _Ladder:
         except (EngineError, ModelError) as error:
             log.warning("candidate %s failed: %s", trial.plan.key, error)
             failed = replace(trial, path=None, fidelity=None, probe=None, gain_db=None)
-            richer = replace(failed, note=f"failed: {error}")
+            richer = replace(failed, outcome=None, note=f"failed: {error}")
         richer = replace(richer, seconds=trial.seconds + time.monotonic() - start)
         self.trials = [richer if known is trial else known for known in self.trials]
         self.hands.remember(richer)

@@ -546,7 +546,7 @@ def test_a_candidate_that_cannot_be_timed_is_recorded_too():
     desk.time = broken
     found = desk.search()
     assert found.best is None
-    assert [trial.note for trial in found.trials] == ["failed: broke"]
+    assert [(trial.note, trial.outcome) for trial in found.trials] == [("failed: broke", None)]
 
 
 def test_where_no_repair_stays_those_that_walk_are_tried_alone():
