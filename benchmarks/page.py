@@ -80,8 +80,8 @@ def excerpt(results: Row, causes: Causes) -> str:
             "**Where quantize is behind** a peer, and why:",
             _behind_in_short(results, causes),
             *(
-                f"**{title}:\n\n{_said(results['scripts'][name])}"
-                for name, title in _SCRIPTS_IN_SHORT.items()
+                f"**{title}**{rest}:\n\n{_said(results['scripts'][name])}"
+                for name, (title, rest) in _SCRIPTS_IN_SHORT.items()
                 if name in results["scripts"]
             ),
         ]
@@ -89,11 +89,14 @@ def excerpt(results: Row, causes: Causes) -> str:
 
 
 _SCRIPTS_IN_SHORT = {
-    "data_path": "Data path**, images a second from JPEG files, then with MobileNet behind it, and"
-    " how near that is to what is possible",
-    "growth": "Growth** of time and memory with the number of images",
+    "data_path": (
+        "Data path",
+        ", images a second from JPEG files, then with MobileNet behind it, and how near that is to"
+        " what is possible",
+    ),
+    "growth": ("Growth", " of time and memory with the number of images"),
 }
-"""Parts with a script of their own that README.md shows, too -> how it calls them."""
+"""Parts with a script of their own that README.md shows, too -> title, and what it is about."""
 
 
 def publish(results: Row, causes: Causes, root: Path) -> None:

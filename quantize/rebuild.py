@@ -12,10 +12,10 @@ import stat
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 from quantize.candidates import Workshop, finished
-from quantize.checked_json import Value, read_json
+from quantize.checked_json import read_json
 from quantize.engines import ort
 from quantize.errors import ConfigError, DataError
 from quantize.files import sha256, write_atomic
@@ -30,17 +30,13 @@ from quantize.outcome import check_output
 from quantize.plan import (
     Encoding,
     Encodings,
-    EngineName,
-    Format,
-    Granularity,
-    Method,
     Plan,
     Range,
     Scheme,
     Statistics,
 )
 from quantize.probe import image_size, run_once
-from quantize.report.reading import REPORT
+from quantize.report.reading import REPORT, plan_of
 
 if TYPE_CHECKING:
     import onnx
@@ -104,32 +100,10 @@ def read_plan(path: Path) -> Plan:
     """
     found = read_json(path, _LARGEST_PLAN, DataError, "name a plan.json of a run folder")
     found.known(*(each.name for each in fields(Plan)))
-    scheme, repairs, keep_float = map(found.maybe, ("scheme", "repairs", "keep_float"))
-    digest, walked = map(found.maybe, ("encodings_sha256", "walked"))
-    return Plan(
-        cast("EngineName", found.at("engine").one_of(*get_args(EngineName))),
-        cast("Format", found.at("format").one_of(*get_args(Format))),
-        Scheme() if scheme is None else _scheme(scheme),
-        () if repairs is None else repairs.texts(),
-        () if keep_float is None else keep_float.texts(),
-        None if digest is None else digest.digest(),
-        None if walked is None else walked.count(),
-    )
-
-
-def _scheme(found: Value) -> Scheme:
-    found.known(*(each.name for each in fields(Scheme)))
-    granularity, method = map(found.maybe, ("weight_granularity", "method"))
-    reduced, portable = map(found.maybe, ("reduce_range", "portable"))
-    usual = Scheme()
-    return Scheme(
-        cast("Granularity", granularity.one_of(*get_args(Granularity)))
-        if granularity
-        else usual.weight_granularity,
-        cast("Method", method.one_of(*get_args(Method))) if method else usual.method,
-        reduced.flag() if reduced else usual.reduce_range,
-        portable.flag() if portable else usual.portable,
-    )
+    scheme, digest = map(found.maybe, ("scheme", "encodings_sha256"))
+    if scheme:
+        scheme.known(*(each.name for each in fields(Scheme)))
+    return replace(plan_of(found), encodings_sha256=digest.digest() if digest else None)
 
 
 def read_encodings(path: Path, plan: Plan) -> Encodings:

@@ -212,14 +212,13 @@ def _see(workshop: Workshop, plan: Plan) -> None:
 
 
 def _made(workshop: Workshop, plan: Plan) -> Path:
-    """The plan's int8 file.
+    """The plan's int8 file; its images were looked at before: `_see`.
 
     Raises:
         EngineError: whatever went wrong with this one: a defect must not cost the other candidates.
     """
     if plan.engine == "inc":  # in a process of its own, whose end is such an error already
         return workshop.make(plan)
-    _see(workshop, plan)
     try:
         return workshop.make(plan)
     except QuantizeError:

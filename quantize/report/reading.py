@@ -258,7 +258,7 @@ def account_of(found: Value, place: str) -> Account:
         float_bytes=found.at("float_model", "bytes").count(),
         int8_bytes=int8.at("bytes").count(),
         holdout=found.at("data", "holdout", "sha256").text(),
-        plan=_plan(int8.at("plan")),
+        plan=plan_of(int8.at("plan")),
         int8_share=int8.at("int8_share_of_multiply_adds").number(),
         stopped=found.at("search", "stopped").text(),
         rungs=_rungs(found.at("search", "trials"), measured.at("trials")),
@@ -284,34 +284,38 @@ def _goal(value: Value) -> str:
     return text if confidence is None else f"{text}, {100 * confidence:g} % sure"
 
 
-def _method(scheme: Value) -> Method:
-    usual = Scheme().method
-    known = get_args(Method)
-    return cast("Method", scheme.at("method").one_of(*known)) if scheme.has("method") else usual
+def plan_of(value: Value) -> Plan:
+    """A plan as JSON; what it leaves out, as older ones and edited ones do, is as in a plain plan.
 
+    The hash of its encodings is not read.
 
-def _plan(value: Value) -> Plan:
-    scheme = value.at("scheme")
-    granularity = scheme.at("weight_granularity").one_of("per_channel", "per_tensor")
+    Raises:
+        The error of the value: it is of another kind, or unknown; names it.
+    """
+    scheme, repairs, keep_float = map(value.maybe, ("scheme", "repairs", "keep_float"))
+    walked = value.maybe("walked")
     return Plan(
-        cast("EngineName", value.at("engine").one_of("inc", "onnxruntime")),
-        cast("Format", value.at("format").one_of("qdq", "qoperator")),
-        Scheme(
-            cast("Granularity", granularity),
-            _method(scheme),
-            reduce_range=scheme.at("reduce_range").flag(),
-            portable=scheme.has("portable") and scheme.at("portable").flag(),
-        ),
-        value.at("repairs").texts(),
-        value.at("keep_float").texts(),
-        walked=_walked(value),
+        cast("EngineName", value.at("engine").one_of(*get_args(EngineName))),
+        cast("Format", value.at("format").one_of(*get_args(Format))),
+        Scheme() if scheme is None else _scheme(scheme),
+        () if repairs is None else repairs.texts(),
+        () if keep_float is None else keep_float.texts(),
+        walked=None if walked is None else walked.count(),
     )
 
 
-def _walked(plan: Value) -> int | None:
-    """Plans of older runs do not say."""
-    known = plan.has("walked") and plan.at("walked").value is not None
-    return plan.at("walked").count() if known else None
+def _scheme(value: Value) -> Scheme:
+    granularity, method = map(value.maybe, ("weight_granularity", "method"))
+    reduced, portable = map(value.maybe, ("reduce_range", "portable"))
+    usual = Scheme()
+    return Scheme(
+        cast("Granularity", granularity.one_of(*get_args(Granularity)))
+        if granularity
+        else usual.weight_granularity,
+        cast("Method", method.one_of(*get_args(Method))) if method else usual.method,
+        reduced.flag() if reduced else usual.reduce_range,
+        portable.flag() if portable else usual.portable,
+    )
 
 
 def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:
@@ -324,7 +328,7 @@ def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:
         sqnr_db = None if probe.value is None else probe.at("sqnr_db").number_or_none()
         rungs.append(
             Rung(
-                _plan(trial.at("plan")),
+                plan_of(trial.at("plan")),
                 sqnr_db,
                 trial.at("gain_db").number_or_none(),
                 times[index],
