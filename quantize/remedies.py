@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from quantize.errors import EngineError
-from quantize.graph.layers import absorbed, constants_of, layers
+from quantize.graph.layers import Layer, absorbed, constants_of, layers
 from quantize.graph.view import View
 from quantize.plan import Encoding, Encodings, Method, Plan, Statistics
 from quantize.repair.bench import Bench, Ground
@@ -23,10 +24,10 @@ from quantize.repair.front import Faced, faced
 from quantize.repair.grids import activation_encodings, integers_of
 from quantize.repair.offline import offline
 from quantize.repair.pixels import Grid
+from quantize.repair.scales import WeightForm
 from quantize.repair.walk import Array, Remedies, Repaired, walk
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from numpy.typing import NDArray
 
@@ -94,9 +95,14 @@ class Workpiece:
         return self.bench.pinned.union(self.plan.keep_float)
 
     @property
-    def limit(self) -> int:
-        """Largest absolute integer of a weight."""
-        return 63 if self.plan.scheme.reduce_range else 127
+    def form(self) -> WeightForm:
+        """What integers and scales weights may have."""
+        scheme = self.plan.scheme
+        return WeightForm(
+            limit=63 if scheme.reduce_range else 127,
+            portable=scheme.portable,
+            whole=scheme.weight_granularity == "per_tensor",
+        )
 
     @property
     def remedies(self) -> Remedies:
@@ -119,9 +125,8 @@ class Workpiece:
                 bench.stages.steps(self.model, seen, self.floats),
                 self.ground.means(self.plan.walked),
                 self.remedies,
-                limit=self.limit,
-                deadline=bench.deadline,
-                portable=self.plan.scheme.portable,
+                self.form,
+                bench.deadline,
             )
 
     def unwalked(self) -> dict[str, Repaired]:
@@ -132,8 +137,7 @@ class Workpiece:
             self.input_means,
             self.remedies,
             floats=self.floats,
-            limit=self.limit,
-            portable=self.plan.scheme.portable,
+            form=self.form,
         )
 
 
@@ -240,7 +244,7 @@ def _gathered(piece: Workpiece, repaired: Mapping[str, Repaired]) -> Repairs:
     for layer in known:
         done = repaired[layer.name]
         constants[layer.weight] = layer.tensor(done.matrix, values[layer.weight].shape)
-        encodings[layer.weight] = Encoding(done.scale, 0, layer.axis)
+        encodings[layer.weight] = _of_weight(layer, done, piece.form)
         floats[layer.name] = (values[layer.weight], values[layer.bias] if layer.bias else None)
         if layer.bias:
             biases[layer.name] = done.bias
@@ -252,3 +256,9 @@ def _gathered(piece: Workpiece, repaired: Mapping[str, Repaired]) -> Repairs:
             biases[layer.name] = values[layer.bias]
     attached = {} if front is None else {front.layer: tuple(front.constants)}
     return Repairs(Encodings(encodings, constants, biases), weights, floats, attached)
+
+
+def _of_weight(layer: Layer, done: Repaired, form: WeightForm) -> Encoding:
+    if form.whole:
+        return Encoding(np.asarray(done.scale[0]), 0)
+    return Encoding(done.scale, 0, layer.axis)

@@ -2,7 +2,8 @@
 
 The ladder, cheapest first:
 
-1. the plain candidates;
+1. the plain candidates. Where the search images can show that one is good enough, the first of
+   them has the repairs that take next to no time, so that it rarely needs more;
 2. repairs, one after the other: none costs speed, so each stays that does not clearly lose output
    SQNR. They follow from what calibration saw, so that each takes little time;
 3. those that stayed once more with the repairs that walk through the model on images; the better
@@ -184,8 +185,8 @@ def guided(
     """Climb the ladder.
 
     Args:
-        plain: candidates without repairs, cheapest first; the last one is what repairs start
-            from, unless none are offered.
+        plain: what to begin with; the first that can be made is judged. The last one, which has
+            no repairs, is what they start from, unless none are offered.
         repairs: names in the order to try them; they look at no images.
         rank: plan -> names of nodes, the one that float helps most per multiply-add first.
         hands: what the search can do.

@@ -303,6 +303,27 @@ def test_the_candidate_that_the_search_accepts_is_the_one_that_ships(done):
     assert {key: accepted["plan"][key] for key in shipped} == shipped
 
 
+MINMAX = "quantization.model_wise={activation: {algorithm: [minmax]}}"
+KL = "quantization.model_wise={activation: {algorithm: [kl, percentile]}}"
+
+
+@pytest.mark.parametrize(
+    ("relative", "asked", "repairs"),
+    [
+        (0.5, (), ["bias", "ranges"]),
+        (0.5, (MINMAX,), ["bias"]),
+        (0.5, (KL,), ["bias"]),
+        (0.05, (), []),  # so few search images could show no candidate to meet it
+    ],
+)
+def test_the_first_candidate_has_the_repairs_that_take_no_time(job, relative, asked, repairs):
+    result = job.tune(f"tuning.accuracy_criterion.relative={relative}", *asked)
+    trials = result.report["search"]["trials"]
+    assert trials[0]["plan"]["repairs"] == repairs
+    assert trials[0]["plan"]["walked"] == (0 if repairs else None)
+    assert (len(trials) == 1) is bool(repairs)
+
+
 def test_with_few_images_a_confidence_leaves_the_verdict_open(job):
     result = job.tune("tuning.accuracy_criterion={relative: 0.01, confidence: 0.95}")
     assert result.verdict.outcome == "undecided"

@@ -132,4 +132,4 @@ def test_the_same_layer_unplanted_needs_no_help(job, tiny_model):
     """
     result, plan = tuned(job, tiny_model, "tuning.accuracy_criterion.relative=0.05")
     assert result.verdict.outcome == "met"
-    assert (plan["repairs"], plan["keep_float"]) == ([], [])
+    assert (plan["repairs"], plan["walked"], plan["keep_float"]) == (["bias", "ranges"], 0, [])

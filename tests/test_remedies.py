@@ -205,6 +205,28 @@ def test_reduced_weights_have_seven_bits(bench):
     assert max(np.abs(value.astype(int)).max() for value in integers) <= 63
 
 
+# ------------------------------------------------------------------------- granularity
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("repairs", [("bias",), REPAIRS])
+def test_where_one_scale_a_tensor_is_asked_repairs_give_no_more(bench, repairs, form):
+    wanted = plan(*repairs, form=form, weight_granularity="per_tensor")
+    encodings = repair(bench, wanted).encodings
+    weights = [encodings.tensors[name] for name in encodings.constants if name in encodings.tensors]
+    assert len(weights) >= 2
+    assert {(seen.scale.shape, seen.axis) for seen in weights} == {((), None)}
+    assert _scale_sizes(written(bench, wanted, encodings)) == {1}
+    free = plan(*repairs, form=form)
+    assert _scale_sizes(written(bench, free, repair(bench, free).encodings)) > {1}
+
+
+def _scale_sizes(made):
+    """How many scales each tensor has; a bias has as many as it has values in either case."""
+    held = constants_of(made).items()
+    return {v.size for k, v in held if k.endswith("_scale") and "bias" not in k}
+
+
 # --------------------------------------------------------------------------- portable
 
 

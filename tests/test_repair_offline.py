@@ -9,7 +9,7 @@ from quantize.pairs import MOST
 from quantize.plan import Encoding
 from quantize.repair.offline import moved, offline
 from quantize.repair.portable import partners_of, together
-from quantize.repair.scales import chosen, nearest
+from quantize.repair.scales import WeightForm, chosen, nearest
 from quantize.repair.walk import Remedies
 
 IMAGES = np.abs(noise(32, 8, 6, 6, seed=3)) * np.arange(1, 9, dtype=np.float32)[:, None, None]
@@ -86,7 +86,7 @@ def test_the_mean_is_right_again_with_rounded_weights(groups):
     exact = mean_of(model, IMAGES)
     errors = []
     for remedies in (Remedies(), BIAS):
-        [done] = offline(model, ENCODINGS, {"c": MEANS}, remedies, limit=7).values()
+        [done] = offline(model, ENCODINGS, {"c": MEANS}, remedies, form=WeightForm(7)).values()
         [layer] = layers(model)
         weight = layer.tensor(done.matrix, constants_of(model)["w"].shape)
         rough = with_constants(model, {"w": weight}, {"c": done.bias})
@@ -100,9 +100,9 @@ def test_the_mean_is_right_again_with_rounded_weights(groups):
 def test_weights_are_rounded_to_nearest(limit, scales):
     model = convolution(2, taps=3)
     [layer] = layers(model)
-    [done] = offline(model, ENCODINGS, {}, Remedies(scales=scales), limit=limit).values()
+    [done] = offline(model, ENCODINGS, {}, Remedies(scales=scales), form=WeightForm(limit)).values()
     weight, bias = layer.matrix(constants_of(model)["w"]), constants_of(model)["b"]
-    scale = chosen(weight, bias, 0.1, by_least_squares=scales, limit=limit)
+    scale = chosen(weight, bias, 0.1, WeightForm(limit), by_least_squares=scales)
     np.testing.assert_array_equal(done.scale, scale)
     np.testing.assert_array_equal(done.integers, nearest(weight, scale, limit))
     np.testing.assert_array_equal(done.bias, bias)
@@ -113,7 +113,9 @@ def test_no_pair_is_too_large_where_portable():
     model = with_weight(model, np.abs(constants_of(model)["w"]) + 0.2)
     [layer] = layers(model)
     free, tame = (
-        offline(model, ENCODINGS, {"c": MEANS}, BIAS, portable=portable)["c"].integers
+        offline(model, ENCODINGS, {"c": MEANS}, BIAS, form=WeightForm(portable=portable))[
+            "c"
+        ].integers
         for portable in (False, True)
     )
     partners = partners_of(layer, free.shape)

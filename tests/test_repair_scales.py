@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from quantize.repair.scales import largest, least_squares, nearest
+from quantize.repair.scales import WeightForm, chosen, largest, least_squares, nearest
 
 WEIGHTS = arrays(np.float32, (3, 8), elements=st.floats(-4, 4, width=32, allow_subnormal=False))
 
@@ -61,3 +61,33 @@ def test_weights_that_are_on_the_grid_keep_it():
     integers = np.array([[127, -3, 50, 1], [-127, 64, 2, 0]], np.float32)
     scale = np.array([0.5, 0.25], np.float32)
     np.testing.assert_array_equal(least_squares(integers * scale[:, None]), scale)
+
+
+# -------------------------------------------------------------- one scale for all channels
+
+
+@settings(deadline=None, max_examples=80)
+@given(weight=WEIGHTS, limit=st.sampled_from([3, 63, 127]))
+def test_one_scale_for_all_is_the_best_of_those_tried(weight, limit):
+    full = largest(weight, limit, whole=True)
+    best = least_squares(weight, limit, whole=True)
+    assert (full == largest(weight, limit).max()).all()
+    assert (best == best[0]).all()
+    assert best.dtype == np.float32
+    for share in np.linspace(1.0, 0.6, 17):
+        other = (full * np.float32(share)).astype(np.float32)
+        assert squares(weight, best, limit).sum() <= squares(weight, other, limit).sum()
+
+
+def test_channels_that_differ_pay_for_one_scale():
+    weight = np.random.default_rng(1).normal(0, 1, (2, 500)).astype(np.float32)
+    weight[1] /= 50
+    each, whole = least_squares(weight), least_squares(weight, whole=True)
+    assert squares(weight, whole, 127)[1] > 100 * squares(weight, each, 127)[1]
+
+
+def test_the_largest_bias_holds_for_all_where_they_share_a_scale():
+    weight, bias = np.full((2, 3), 1e-3, np.float32), np.array([0, 1e6], np.float32)
+    needed = np.float32(1e6 / (0.1 * 2.0**30))
+    assert chosen(weight, bias, 0.1)[0] < needed
+    np.testing.assert_array_equal(chosen(weight, bias, 0.1, WeightForm(whole=True)), [needed] * 2)

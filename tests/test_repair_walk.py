@@ -8,6 +8,7 @@ import pytest
 from quantize.plan import Encoding
 from quantize.repair.columns import matrix_columns
 from quantize.repair.gram import INTEGER_GRAM, grams_of
+from quantize.repair.scales import WeightForm
 from quantize.repair.walk import (
     POSITIONS,
     Plain,
@@ -172,7 +173,8 @@ def test_an_operator_that_has_no_bias_is_not_corrected():
 
 def test_rounding_for_the_input_beats_the_nearest_integer():
     rounded, simple = (
-        walked(Remedies(rounding=rounding, bias=True), limit=7) for rounding in (True, False)
+        walked(Remedies(rounding=rounding, bias=True), form=WeightForm(7))
+        for rounding in (True, False)
     )
     assert noise_of(rounded, 0) < 0.75 * noise_of(simple, 0)
     assert noise_of(rounded, 1) < noise_of(simple, 1)
@@ -181,7 +183,7 @@ def test_rounding_for_the_input_beats_the_nearest_integer():
 @pytest.mark.parametrize("limit", [63, 127])
 @pytest.mark.parametrize("remedies", [Remedies(), ALL])
 def test_weights_are_on_the_int8_grid(limit, remedies):
-    for done in walked(remedies, limit=limit).values():
+    for done in walked(remedies, form=WeightForm(limit)).values():
         assert (done.integers.dtype, done.scale.dtype) == (np.int8, np.float32)
         assert done.matrix.dtype == done.bias.dtype == np.float32
         assert np.abs(done.integers.astype(int)).max() <= limit

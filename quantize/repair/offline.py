@@ -16,7 +16,7 @@ import numpy as np
 from quantize.graph.layers import Layer, constants_of, layers
 from quantize.repair.grids import units
 from quantize.repair.portable import partners_of
-from quantize.repair.scales import chosen, nearest
+from quantize.repair.scales import INT8, WeightForm, chosen, nearest
 from quantize.repair.walk import Repaired
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def offline(
     remedies: Remedies,
     *,
     floats: frozenset[str] = frozenset(),
-    limit: int = 127,
-    portable: bool = False,
+    form: WeightForm = INT8,
 ) -> dict[str, Repaired]:
     """Round every int8 layer to nearest and correct its bias.
 
@@ -45,8 +44,7 @@ def offline(
         means: layer -> mean of each channel of what it reads, float64 [C].
         remedies: what to do; rounding by least squares needs the walk and is not done.
         floats: layers that stay float.
-        limit: largest absolute integer of a weight.
-        portable: whether each pair of weights has to fit 16 bits.
+        form: what integers and scales weights may have.
 
     Returns:
         Layer name -> its repaired form.
@@ -58,16 +56,16 @@ def offline(
         bias = np.zeros(len(weight), np.float32)
         if layer.bias is not None:
             bias = np.asarray(values[layer.bias], np.float32).reshape(-1)
-        partners = partners_of(layer, weight.shape) if portable else None
+        partners = partners_of(layer, weight.shape) if form.portable else None
         scale = chosen(
             weight,
             bias,
             held[layer.input],
+            form,
             by_least_squares=remedies.scales,
-            limit=limit,
             partners=partners,
         )
-        integers = nearest(weight, scale, limit, partners)
+        integers = nearest(weight, scale, form.limit, partners)
         if remedies.bias and layer.bias is not None and layer.name in means:
             lost = weight - integers * scale[:, None]
             bias = np.asarray(bias + moved(layer, lost, means[layer.name]), np.float32)

@@ -1,6 +1,8 @@
-"""Scales for weights: one per output channel."""
+"""Scales for weights: one per output channel, or one for all of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,31 @@ _SHARES = np.linspace(1.0, 0.6, 17)
 _LEAST = 1e-12
 
 
+@dataclass(frozen=True)
+class WeightForm:
+    """What integers and scales the weights of a layer may have.
+
+    Attributes:
+        limit: largest absolute integer.
+        portable: whether each pair of integers has to fit 16 bits.
+        whole: whether all channels share one scale.
+    """
+
+    limit: int = 127
+    portable: bool = False
+    whole: bool = False
+
+
+INT8 = WeightForm()
+"""All of -127 to 127, and a scale for each channel."""
+
+
 def largest(
-    weight: NDArray[np.float32], limit: int = 127, partners: Partners | None = None
+    weight: NDArray[np.float32],
+    limit: int = 127,
+    partners: Partners | None = None,
+    *,
+    whole: bool = False,
 ) -> NDArray[np.float32]:
     """The scale under which nothing is clipped: s_m = max_k |w_mk| / limit.
 
@@ -23,6 +48,7 @@ def largest(
         weight: float32 [M,K].
         limit: largest absolute integer.
         partners: of the columns, where each pair has to fit 16 bits.
+        whole: whether the largest of all is every channel's.
 
     Returns:
         float32 [M].
@@ -30,11 +56,17 @@ def largest(
     scale = np.abs(weight).max(axis=1) / limit
     if partners is not None:
         scale = np.maximum(scale, together(weight, partners) / MOST)
+    if whole:
+        scale = np.full_like(scale, scale.max(initial=0))
     return np.asarray(np.maximum(scale, _LEAST), np.float32)
 
 
 def least_squares(
-    weight: NDArray[np.float32], limit: int = 127, partners: Partners | None = None
+    weight: NDArray[np.float32],
+    limit: int = 127,
+    partners: Partners | None = None,
+    *,
+    whole: bool = False,
 ) -> NDArray[np.float32]:
     """The scale with the least sum_k (w_mk - s_m q_mk)^2, out of 17 from the largest to 60 % of it.
 
@@ -42,16 +74,19 @@ def least_squares(
         weight: float32 [M,K].
         limit: largest absolute integer.
         partners: as for `largest`.
+        whole: whether one scale is every channel's: that with the least sum over all of them.
 
     Returns:
         float32 [M].
     """
-    full = largest(weight, limit, partners)
+    full = largest(weight, limit, partners, whole=whole)
     best, least = full, np.full(len(weight), np.inf)
     for share in _SHARES:
         scale = (full * np.float32(share)).astype(np.float32)
         rounded = nearest(weight, scale, limit, partners) * scale[:, None]
         error = ((weight - rounded) ** 2).sum(axis=1)
+        if whole:
+            error = np.full_like(error, error.sum())
         best = np.where(error < least, scale, best)
         least = np.minimum(error, least)
     return best
@@ -61,9 +96,9 @@ def chosen(
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
     unit: float,
+    form: WeightForm = INT8,
     *,
     by_least_squares: bool = False,
-    limit: int = 127,
     partners: Partners | None = None,
 ) -> NDArray[np.float32]:
     """A layer's scales: `largest` or by `least_squares`, and none for which the bias is too large.
@@ -75,17 +110,19 @@ def chosen(
         weight: float32 [M,K].
         bias: float32 [M].
         unit: scale of the input's integers, 0 where it has none.
+        form: largest absolute integer, and whether there is one scale for all.
         by_least_squares: which of the two.
-        limit: largest absolute integer.
         partners: as for `largest`.
 
     Returns:
         float32 [M].
     """
-    scale = (least_squares if by_least_squares else largest)(weight, limit, partners)
+    found = least_squares if by_least_squares else largest
+    scale = found(weight, form.limit, partners, whole=form.whole)
     if not unit:
         return scale
-    return np.maximum(scale, np.asarray(np.abs(bias) / (unit * 2.0**30), np.float32))
+    least = np.asarray(np.abs(bias) / (unit * 2.0**30), np.float32)
+    return np.maximum(scale, least.max(initial=0) if form.whole else least)
 
 
 def nearest(

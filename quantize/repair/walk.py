@@ -21,7 +21,7 @@ from quantize.deadline import NEVER, Deadline
 from quantize.repair.gram import Grams
 from quantize.repair.portable import Partners
 from quantize.repair.rounding import round_by_least_squares
-from quantize.repair.scales import chosen, nearest
+from quantize.repair.scales import INT8, WeightForm, chosen, nearest
 
 POSITIONS = 1 << 12
 """Values of each channel that its mean is taken over, of all images together."""
@@ -129,10 +129,8 @@ def walk(
     steps: Sequence[Plain | Repairable],
     means: Mapping[str, NDArray[np.float64]],
     remedies: Remedies,
-    limit: int = 127,
+    form: WeightForm = INT8,
     deadline: Deadline = NEVER,
-    *,
-    portable: bool = False,
 ) -> dict[str, Repaired]:
     """Repair every int8 layer in order.
 
@@ -141,9 +139,8 @@ def walk(
         steps: the model's nodes, in order.
         means: layer -> what the float model gives, `clipped_mean` of each channel, float64 [M].
         remedies: what to do.
-        limit: largest absolute integer of a weight.
+        form: what integers and scales weights may have.
         deadline: when the walk breaks off.
-        portable: whether each pair of weights has to fit 16 bits.
 
     Returns:
         Layer name -> its repaired form.
@@ -159,9 +156,7 @@ def walk(
         if isinstance(step, Plain):
             made = step.run(tensors)
         else:
-            repaired[step.layer], output = _repair(
-                step, tensors, means, remedies, limit, step.partners if portable else None
-            )
+            repaired[step.layer], output = _repair(step, tensors, means, remedies, form)
             made = [output]
         tensors.update(zip(step.outputs, made, strict=True))
         for name in (*step.inputs, *step.outputs):
@@ -175,22 +170,23 @@ def _repair(
     tensors: Tensors,
     means: Mapping[str, NDArray[np.float64]],
     remedies: Remedies,
-    limit: int,
-    partners: Partners | None,
+    form: WeightForm,
 ) -> tuple[Repaired, Tensor]:
     """The layer's repaired form and the activation that it makes."""
+    partners = step.partners if form.portable else None
     scale = chosen(
         step.weight,
         step.bias,
         step.unit,
+        form,
         by_least_squares=remedies.scales,
-        limit=limit,
         partners=partners,
     )
     if remedies.rounding and step.grams is not None:
-        integers = _rounded(step, step.grams(tensors[step.inputs[0]]), scale, limit, partners)
+        grams = step.grams(tensors[step.inputs[0]])
+        integers = _rounded(step, grams, scale, form.limit, partners)
     else:
-        integers = nearest(step.weight, scale, limit, partners)
+        integers = nearest(step.weight, scale, form.limit, partners)
     done = Repaired(integers, scale, step.bias)
     given = step.run(tensors, done.matrix, step.bias)
     shift = np.zeros(len(scale))
