@@ -133,12 +133,14 @@ def _loop_price(job: Job, prepared: Prepared, pace: float) -> Price:
 def _ladder_price(job: Job, prepared: Prepared, engines: list[EngineName], pace: float) -> Price:
     """One calibration an engine and one walk; each engine's candidate and two repaired are judged.
 
+    Ours has a first candidate beside the plain one, one a repair, and one on images.
+
     What portable weights are compared with takes a walk, too. Nodes left float, the last resort,
     come on top.
     """
     ours = engines[0] == "onnxruntime"
     portable = int(job.config.quantization.portable)
-    count = len(engines) + (len(TRIED) + 1 if ours else 0) + portable
+    count = len(engines) + (len(TRIED) + 2 if ours else 0) + portable
     probed = count * probe_size(len(job.search.samples))
     images = min(WALKED, len(job.calibration.samples)) if ours else 0
     walked = (1 + portable) * images * _WALK_COST

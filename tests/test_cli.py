@@ -172,9 +172,10 @@ def test_a_dry_run_writes_nothing_and_tells_the_price(job, cli):
     content = parsed(cli(*job.arguments("--dry-run", "--json")))
     assert (content["calibration"], content["search"], content["holdout"]) == (16, 8, 60)
     repairs = len(TRIED)
-    assert content["candidates"] == 1 + repairs + 1  # the plain one, one a repair, one on images
+    # The first, the plain one, one a repair, one on images.
+    assert content["candidates"] == 2 + repairs + 1
     walk = 16 * 5
-    assert content["image_runs"] == 16 + (1 + repairs + 1) * 8 + walk + 3 * 8 + 8 + 2 * 60
+    assert content["image_runs"] == 16 + (2 + repairs + 1) * 8 + walk + 3 * 8 + 8 + 2 * 60
     assert content["memory_bytes"] > 2**20
     assert 0 < content["minutes"] < 1
     assert content["cache_bytes"] == (16 + 8) * 3 * SIZE * SIZE  # a byte a value

@@ -294,6 +294,30 @@ def test_a_rung_ships_is_kept_or_says_why_not(place):
     ]
 
 
+def test_a_first_candidate_with_repairs_says_so_and_the_ladder_starts_anew(place):
+    content = report()
+    content["int8_model"]["plan"] = plan("bias", "pixels", "ranges")
+    content["search"]["trials"] = [
+        trial(plan("bias", "ranges"), 24.0, note="drop 2 points"),
+        trial(plan(), 15.5),
+        trial(plan("bias"), 23.8, 8.3),
+        trial(plan("bias", "pixels"), 24.8, 1.0),
+        trial(plan("bias", "pixels", "ranges"), 25.0, 0.2, accepted=True),
+    ]
+    told = rungs(account(place, content))
+    assert [(one.label, one.why) for one in told] == [
+        ("onnxruntime qdq + bias + ranges", "left out: drop 2 points"),
+        ("onnxruntime qdq", "kept"),
+        ("+ bias", "kept"),
+        ("+ pixels", "kept"),
+        ("+ ranges", "ships"),
+    ]
+    content["int8_model"]["plan"] = plan("bias", "ranges")
+    content["search"]["trials"] = content["search"]["trials"][:1]
+    (only,) = rungs(account(place, content))
+    assert (only.label, only.why) == ("onnxruntime qdq + bias + ranges", "ships")
+
+
 def test_nodes_that_the_user_pins_float_are_no_step(place):
     content = report()
     content["int8_model"]["plan"] = plan("bias", keep=("pin",))

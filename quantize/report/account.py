@@ -113,22 +113,26 @@ def rungs(run: Account) -> list[Told]:
     pinned: frozenset[str] = frozenset()
     for rung in run.rungs:
         plan = rung.plan
-        if not told or _kind(plan) != _kind(told[-1].rung.plan):
+        begins = not told or _kind(plan) != _kind(told[-1].rung.plan)
+        begins = begins or bool(repaired and not plan.repairs)
+        if begins:
             repaired, pinned = frozenset(plan.repairs), frozenset(plan.keep_float)
         floats = sorted(set(plan.keep_float) - pinned)
         added = sorted(set(plan.repairs) - repaired)
-        label = f"{plan.engine} {plan.format}"
+        label = " + ".join([f"{plan.engine} {plan.format}", *(plan.repairs if begins else ())])
         if floats:
             label = f"{len(floats)} float: {', '.join(floats)}"
         elif added:
             label = f"+ {', '.join(added)}"
-        elif plan.repairs and plan.walked is None:
+        elif plan.repairs and plan.walked is None and not begins:
             label = "the repairs kept, on images"
         if added and told and plan.walked is None and told[-1].rung.plan.walked == 0:
             label += ", each layer on images"
         if run.plan.scheme.portable and not plan.scheme.portable:
             label = "were it not portable"
-        kept = _builds_on(run.plan, plan) and (not floats or _same(run.plan, plan))
+        last = _same(run.plan, plan)
+        alone = begins and bool(plan.repairs)  # what follows starts anew
+        kept = last or (_builds_on(run.plan, plan) and not floats and not alone)
         if kept:
             repaired = frozenset(plan.repairs)
         told.append(Told(label, rung, kept, _why(run, rung, kept=kept, floats=bool(floats))))
