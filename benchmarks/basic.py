@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from quantize import load_config
-from quantize.candidates import base_plan, inc_rules
 from quantize.config import Config
 from quantize.data.cache import ArrayCache
 from quantize.engines import inc
@@ -27,6 +26,7 @@ from quantize.job import Job, open_job
 from quantize.latency import meets_floor
 from quantize.measure import predictor, time_files, timing_of
 from quantize.paired import drop
+from quantize.planning import base_plan, inc_rules
 from quantize.probe import run_once
 
 _CACHE_BYTES = 4 << 30

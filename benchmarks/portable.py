@@ -35,7 +35,7 @@ from portable_child import answers, session
 from portable_child import layers as run_layers
 
 from quantize import load_config
-from quantize.candidates import Workshop, base_plan
+from quantize.candidates import Workshop
 from quantize.deadline import NEVER
 from quantize.graph import io
 from quantize.graph.head import expose_logits
@@ -44,6 +44,7 @@ from quantize.job import Job, open_job
 from quantize.latency import median_interval
 from quantize.overflow import overflows
 from quantize.plan import Scheme
+from quantize.planning import base_plan
 from quantize.probe import run_once
 from quantize.runtime import cpu
 

@@ -1,12 +1,11 @@
-"""Making int8 files: which plans to try, and who writes each."""
+"""Making the int8 file of a plan: who writes it, and how it is finished."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantize.calibrate import calibrate
-from quantize.config import INC_STRATEGIES, Config
-from quantize.config.rules import FLOAT_TYPES, OpRule, matching, pinned_float
-from quantize.config.tunable import Lack
 from quantize.engines import inc, ort
 from quantize.engines.refill import refilled, shape_of
-from quantize.errors import ConfigError
 from quantize.files import make_folder, npz_bytes, write_atomic
 from quantize.graph import io
-from quantize.graph.activations import must_stay
 from quantize.graph.descriptions import without_descriptions
 from quantize.graph.head import restore_signature
 from quantize.graph.order import sort_nodes
@@ -33,7 +27,8 @@ from quantize.graph.strides import advance
 from quantize.graph.widen import widen
 from quantize.job import Job
 from quantize.journal import STATISTICS
-from quantize.plan import Encodings, EngineName, Granularity, Method, Plan, Scheme, Statistics
+from quantize.plan import Encodings, Plan, Statistics
+from quantize.planning import base_plan, inc_rules
 from quantize.remedies import Repairs, at_work, plain_encodings, repair, rounded_from, walks
 from quantize.repair.bench import WALKED, Bench
 from quantize.runtime import cores
@@ -42,8 +37,6 @@ from quantize.versions import versions
 
 if TYPE_CHECKING:
     import onnx
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,174 +187,3 @@ def finished(made: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProt
     restore_signature(made, original)
     without_descriptions(made)
     return made
-
-
-def engine_of(config: Config) -> EngineName | None:
-    """The one engine that was asked for, or None for whatever is best.
-
-    Raises:
-        EngineError: INC was asked for and cannot be imported; the message says how to install it.
-    """
-    if config.quantization.engine == "inc":
-        inc.require()
-        return "inc"
-    return "onnxruntime" if config.quantization.engine == "onnxruntime" else None
-
-
-def plans(config: Config, model: onnx.ModelProto) -> tuple[Plan, ...]:
-    """The guided strategy's candidates, cheapest first.
-
-    Rung 1 is onnxruntime's quantizer on ranges that we measured, unless the rules ask what only
-    INC can do.
-    Intel Neural Compressor's default candidate, where it can be imported, calibrates by itself in
-    a process of its own, so it comes last.
-
-    Raises:
-        EngineError: INC was asked for and cannot be imported.
-        ConfigError: a rule matches no node, or asks what the engine cannot do.
-    """
-    asked = engine_of(config)
-    if asked is None and _beyond_inc(config):
-        asked = "onnxruntime"
-    engines: list[EngineName] = [asked] if asked else ["onnxruntime", "inc"]
-    if asked is None and (reason := inc.available()) is not None:
-        log.info("without Intel Neural Compressor: %s", reason)
-        engines = ["onnxruntime"]
-    beyond = beyond_onnxruntime(config.op_rules())
-    if beyond and engines == ["onnxruntime"]:
-        raise ConfigError(
-            f"{config.origin}: {beyond.what}, which the onnxruntime engine cannot do", beyond.cure
-        )
-    return tuple(
-        base_plan(engine, config, model)
-        for engine in engines
-        if not (beyond and engine == "onnxruntime")
-    )
-
-
-def _beyond_inc(config: Config) -> bool:
-    """Whether INC cannot be told all: which weights go together, or ranges that it has not."""
-    wide = config.quantization.model_wise.activation
-    return config.quantization.portable or (wide is not None and "mse" in wide.algorithm)
-
-
-def check_plans(config: Config, model: onnx.ModelProto) -> None:
-    """Refuse what the configured search would stumble over, before anything is written.
-
-    Raises:
-        EngineError: INC was asked for and cannot be imported.
-        ConfigError: a rule matches no node, or asks what the engine cannot do.
-    """
-    if config.tuning.strategy.name in INC_STRATEGIES:
-        inc.require()
-        base_plan("inc", config, model)
-    else:
-        plans(config, model)
-
-
-def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Plan:
-    """The plain candidate of one engine: what the configuration asks, nothing repaired."""
-    rules = config.op_rules()
-    pins = pinned_float(rules, ((n.name, n.op_type) for n in model.graph.node))
-    if engine == "inc":  # it cannot be told otherwise which Relu and Clip it would lose
-        pins = tuple(sorted({*pins, *must_stay(model, passing_on=True)}))
-    wide = next((rule.weight for rule in rules if rule.scope == "model"), None)
-    granularity: Granularity = (
-        "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
-    )
-    asked = config.quantization
-    # INC is told the algorithm by the rules themselves.
-    method = "minmax" if engine == "inc" else method_of(rules)
-    scheme = Scheme(granularity, method, asked.reduce_range, asked.portable)
-    return Plan(engine, config.format(), scheme, keep_float=pins)
-
-
-def method_of(rules: Sequence[OpRule]) -> Method:
-    """How the ranges of all activations follow: min-max where the rules allow it.
-
-    Of several others that they allow for the whole model it is the first.
-    """
-    wide = next((rule.activation for rule in rules if rule.scope == "model"), None)
-    allowed = [name for name in (wide.algorithm if wide else ()) if name != "placeholder"]
-    return "minmax" if "minmax" in allowed or not allowed else allowed[0]
-
-
-def beyond_onnxruntime(rules: Sequence[OpRule]) -> Lack | None:
-    """What the rules ask that onnxruntime's quantizer has no setting for, or None.
-
-    It writes int8 symmetric weights and uint8 asymmetric activations, the ranges of all of them
-    found by one method, per channel or per tensor for the whole model; nodes can stay float.
-    """
-    method = method_of(rules)
-    for rule in rules:
-        where = {"model": "model_wise", "optype": "optype_wise", "op": "op_wise"}[rule.scope]
-        for part, options in (("weight", rule.weight), ("activation", rule.activation)):
-            for key, always in _OFFERED[part].items():
-                ranges = (part, key) == ("activation", "algorithm")
-                offered = frozenset({method}) if ranges else always
-                wanted = getattr(options, key, ())
-                wide = rule.scope == "model" and key == "granularity"
-                if wanted and not offered & set(wanted) and not wide:
-                    asks = f"quantization.{where} {rule.pattern!r} asks {part} {key} {wanted[0]}"
-                    return _other_method(asks, rule, method) if ranges else Lack(asks, _REMOVE)
-    return None
-
-
-_REMOVE = "remove it, or use quantization.engine inc"
-
-
-def _other_method(asks: str, rule: OpRule, method: Method) -> Lack:
-    """Ranges by a method that is not the whole model's, or that nobody has."""
-    if rule.scope == "model":
-        return Lack(asks, "write minmax, kl, percentile or mse, or use quantization.engine inc")
-    return Lack(
-        f"{asks} where all others have {method}",
-        "ask it of all in quantization.model_wise, or use quantization.engine inc",
-    )
-
-
-_OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
-    "weight": {
-        "dtype": frozenset({"int8", *FLOAT_TYPES}),
-        "granularity": frozenset({"per_channel"}),
-        "scheme": frozenset({"sym"}),
-        "algorithm": frozenset({"minmax"}),
-        "bit": frozenset(),
-    },
-    "activation": {
-        "dtype": frozenset({"uint8", *FLOAT_TYPES}),
-        "granularity": frozenset({"per_tensor"}),
-        "scheme": frozenset({"asym"}),
-        "algorithm": frozenset(),  # that of the whole model
-    },
-}
-
-
-def inc_rules(config: Config, model: onnx.ModelProto) -> inc.Rules:
-    """The configuration's rules and recipes in INC's form.
-
-    Patterns become plain names: INC would match them with a machine that a pattern can stall.
-
-    Raises:
-        ConfigError: a pattern matches no node.
-    """
-    nodes = [(node.name, node.op_type) for node in model.graph.node]
-    kinds = dict(nodes)
-    types: dict[str, dict[str, dict[str, list[str | int]]]] = {}
-    names: dict[str, dict[str, dict[str, list[str | int]]]] = {}
-    for rule in config.op_rules():
-        found = matching(rule, nodes)
-        target = names if rule.scope == "op" else types
-        keys = found if rule.scope == "op" else sorted({kinds[name] for name in found})
-        for key in keys:
-            for part, options in _inc_options(rule).items():
-                target.setdefault(key, {}).setdefault(part, {}).update(options)
-    return inc.Rules(types, names, config.quantization.recipes.model_dump())
-
-
-def _inc_options(rule: OpRule) -> dict[str, dict[str, list[str | int]]]:
-    return {
-        part: {key: list(values) for key, values in options.model_dump().items() if values}
-        for part, options in (("weight", rule.weight), ("activation", rule.activation))
-        if options is not None
-    }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from quantize.candidates import Workshop, base_plan, inc_rules
+from quantize.candidates import Workshop
 from quantize.config import Config
 from quantize.deadline import NEVER, Deadline
 from quantize.engines import inc
@@ -15,6 +15,7 @@ from quantize.errors import BudgetError
 from quantize.graph import io
 from quantize.job import Job
 from quantize.plan import Latency, SearchResult, Trial
+from quantize.planning import base_plan, inc_rules
 from quantize.search import SLOW, Hands, Quality, closest
 
 

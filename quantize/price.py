@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.candidates import plans
 from quantize.config import INC_STRATEGIES, Config, check_tunable
 from quantize.deadline import NEVER, Deadline
 from quantize.evaluation import answered
@@ -22,6 +21,7 @@ from quantize.judging import probe_size
 from quantize.measure import predictor, timing_of
 from quantize.outcome import check_output
 from quantize.plan import EngineName, OnProgress
+from quantize.planning import plans
 from quantize.portability import listed
 from quantize.probe import run_once, shapes_of
 from quantize.repair.bench import WALKED

@@ -11,8 +11,8 @@ import numpy as np
 
 from quantize.answers import AnswerFolder, Answers
 from quantize.attempts import Attempts
-from quantize.candidates import Workshop, check_plans, plans
-from quantize.config import INC_STRATEGIES, Config
+from quantize.candidates import Workshop
+from quantize.config import INC_STRATEGIES
 from quantize.errors import BudgetError, EngineError, QuantizeError
 from quantize.evaluation import Reference, logits_row, reference
 from quantize.graph import io
@@ -25,6 +25,7 @@ from quantize.layer_table import layer_table
 from quantize.loops import inc_loop, settled
 from quantize.measure import predictor, remembering, time_files, timing_of
 from quantize.plan import Latency, Plan, SearchResult
+from quantize.planning import check_plans, equipped, plans
 from quantize.remedies import FOLLOWING
 from quantize.runtime import cores
 from quantize.sanity import check_float
@@ -34,9 +35,6 @@ log = logging.getLogger(__name__)
 
 TRIED = ("bias", "pixels", "equalize", "ranges", "scales")
 """Repairs in the order in which the ladder tries them: those that usually bring most first."""
-
-AT_ONCE = ("bias", "ranges")
-"""Repairs of the first candidate: they take next to no time and leave the graph as it is."""
 
 NOT_PORTABLE = "not portable; only tells what that costs"
 
@@ -143,7 +141,7 @@ def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> Searc
     def rank(plan: Plan) -> list[str]:
         return _ranked(plan, workshop, run)
 
-    begin = [_equipped(first, job.config)] if ours and hands.decidable else []
+    begin = [equipped(first, job.config)] if ours and hands.decidable else []
     found = guided(
         [*begin, first],
         TRIED if ours else (),
@@ -156,14 +154,6 @@ def _guided(job: Job, workshop: Workshop, hands: Hands, run: RunFolder) -> Searc
         return found
     free = replace(found.best.plan, scheme=replace(first.scheme, portable=False))
     return beside(found, free, hands, NOT_PORTABLE)
-
-
-def _equipped(plain: Plan, config: Config) -> Plan:
-    """The plain candidate with `AT_ONCE`, except ranges other than those that were asked for."""
-    wide = config.quantization.model_wise.activation
-    given = wide is not None and bool(wide.algorithm)
-    repairs = tuple(name for name in AT_ONCE if name != "ranges" or not given)
-    return replace(plain, repairs=repairs, walked=0)
 
 
 def _ranked(plan: Plan, workshop: Workshop, run: RunFolder) -> list[str]:

@@ -18,7 +18,7 @@ ROOT = Path(quantize.__file__).parent
 LEVELS = (
     "__main__",
     "cli console",
-    "pipeline strategy attempts judging loops measure price outcome candidates job sanity"
+    "pipeline strategy attempts judging loops measure price outcome candidates planning job sanity"
     " inspection classify report demo portability rebuild explanation bundle conversion zoo"
     " imagenet tracking",
     "config",

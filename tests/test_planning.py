@@ -5,9 +5,9 @@ import pytest
 
 from graphs import build
 from quantize import candidates
-from quantize.candidates import base_plan, plans
 from quantize.errors import ConfigError
 from quantize.graph.io import load
+from quantize.planning import base_plan, plans
 
 
 def test_inc_is_told_to_keep_the_relu_and_clip_that_it_would_lose(job):
