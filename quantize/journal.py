@@ -21,6 +21,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from quantize.answers import AnswerFolder
+from quantize.checked_json import Value
 from quantize.errors import BudgetError, RunFolderError
 from quantize.files import (
     TEMPORARY,
@@ -32,7 +33,8 @@ from quantize.files import (
     sha256,
     write_atomic,
 )
-from quantize.plan import EXIT_CODES, Cpu, Fidelity, Latency, Plan, Scheme, Trial
+from quantize.plan import EXIT_CODES, Cpu, Fidelity, Latency, Plan, Trial
+from quantize.plan_json import plan_of
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +234,12 @@ class RunFolder:
     def _restored(self, entry: dict[str, Any]) -> Trial | None:
         try:
             trial = trial_from_json(entry, self.path)
-        except (AttributeError, KeyError, TypeError):  # another version's, or edited
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            RunFolderError,
+        ):  # another version's, or edited
             return None
         if trial.path is not None and not (
             trial.path.is_file() and sha256(trial.path) == entry.get("sha256")
@@ -299,14 +306,12 @@ def trial_from_json(values: dict[str, Any], root: Path) -> Trial:
     """The inverse of `trial_to_json`.
 
     Raises:
-        AttributeError, KeyError, TypeError: the values are not those of a trial.
+        AttributeError, KeyError, TypeError, RunFolderError: the values are not those of a trial.
     """
-    plan = dict(values["plan"])
-    plan["scheme"] = Scheme(**plan["scheme"])
-    plan["repairs"], plan["keep_float"] = tuple(plan["repairs"]), tuple(plan["keep_float"])
+    plan = Value(values["plan"], root / JOURNAL, RunFolderError, "tune again with --fresh", "plan")
     fidelity, latency, probe = values["fidelity"], values["latency"], values["probe"]
     return Trial(
-        plan=Plan(**plan),
+        plan=plan_of(plan),
         path=root / values["path"] if values["path"] else None,
         accuracy=_maybe(values["accuracy"]),
         fidelity=Fidelity(**_numbers(fidelity)) if fidelity else None,

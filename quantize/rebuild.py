@@ -35,8 +35,9 @@ from quantize.plan import (
     Scheme,
     Statistics,
 )
+from quantize.plan_json import plan_of
 from quantize.probe import image_size, run_once
-from quantize.report.reading import REPORT, plan_of
+from quantize.report.reading import REPORT
 
 if TYPE_CHECKING:
     import onnx

@@ -25,7 +25,7 @@ LEVELS = (
     "search verdict journal remedies sequential layer_table overflow",
     "repair",
     "calibrate emulation engines evaluation paired latency probe statistics_store versions",
-    "data runtime graph histogram answers remembered trinomial pairs",
+    "data runtime graph plan_json histogram answers remembered trinomial pairs",
     "plan private",
     "files npz deadline checked_json ahead distributions",
     "errors",

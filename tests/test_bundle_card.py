@@ -24,6 +24,7 @@ from quantize.data.images import decode
 from quantize.data.steps import Rescale
 from quantize.data.transforms import Pipeline, Preset
 from quantize.measure import predictor
+from quantize.plan import Plan
 from test_bundle_front import GREY, RECIPES, SIZES, picture
 from test_report_cpus import emulated
 
@@ -43,6 +44,7 @@ def facts_of(report, contract=None, **changes):
         license=None,
         dataset=None,
         report=report,
+        plan=Plan("onnxruntime", "qdq"),
         contract=contract,
         ports=Ports(
             [{"name": "data", "shape": ["N", 3, 16, 16], "type": ""}], [], 13, "1.8", False

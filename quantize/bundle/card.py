@@ -170,24 +170,17 @@ def _cpus(facts: Facts) -> list[str]:
     ]
 
 
-def _ranges(plan: dict[str, Any]) -> str:
-    """Which ranges the activations have; INC chooses its own, a repair those of least error."""
-    if plan["engine"] == "inc":
-        return ""
-    method = "mse" if "ranges" in plan["repairs"] else plan["scheme"]["method"]
-    return f", {prose(method)} ranges"
-
-
 def _quantized(facts: Facts) -> list[str]:
     report = facts.report
-    int8, plan = report["int8_model"], report["int8_model"]["plan"]
+    int8, plan = report["int8_model"], facts.plan
+    ranges = "" if plan.ranges is None else f", {plan.ranges} ranges"
     data = report["data"]
     rows = [
-        f"- Engine: {prose(plan['engine'])}, format {prose(plan['format'])}, opset {int8['opset']}",
-        f"- Weights: int8, {prose(plan['scheme']['weight_granularity'].replace('_', ' '))};"
-        f" activations: uint8{_ranges(plan)}",
+        f"- Engine: {plan.engine}, format {plan.format}, opset {int8['opset']}",
+        f"- Weights: int8, {plan.scheme.weight_granularity.replace('_', ' ')};"
+        f" activations: uint8{ranges}",
         f"- Convolutions in int8: {int8['convolutions']['int8']} of {int8['convolutions']['all']}",
-        f"- Repairs: {', '.join(map(prose, plan['repairs'])) or 'none'}",
+        f"- Repairs: {', '.join(map(prose, plan.repairs)) or 'none'}",
         f"- Calibration images: {data['calibration']['images']}; search images:"
         f" {data['search']['images']}",
         f"- Float model: {code(report['float_model']['file'])}, sha256"

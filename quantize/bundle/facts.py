@@ -15,6 +15,7 @@ from quantize.bundle.source import Source
 from quantize.config import Config
 from quantize.data.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from quantize.measure import timing_of
+from quantize.plan import Plan
 from quantize.report.reading import REPORT, Account, account_of, report_value
 
 RTOL = ATOL = 1e-3
@@ -32,6 +33,7 @@ class Facts:
         license: SPDX identifier in lower case, or None where nobody said.
         dataset: name of the data set that accuracy was measured on, or None where unknown.
         report: the run's report.json.
+        plan: how the int8 file was made.
         contract: preprocessing and scores.
         ports: what the file takes and gives.
         samples: where the test data come from.
@@ -46,6 +48,7 @@ class Facts:
     license: str | None
     dataset: str | None
     report: dict[str, Any]
+    plan: Plan
     contract: Contract
     ports: Ports
     samples: Samples

@@ -38,6 +38,7 @@ from quantize.checked_json import to_json
 from quantize.errors import OutputError
 from quantize.files import TEMPORARY, cannot_write, sha256
 from quantize.graph import io
+from quantize.plan_json import plan_of
 from quantize.runtime import Session, cpu
 
 HUB_MANIFEST = "ONNX_HUB_MANIFEST.json"
@@ -171,6 +172,7 @@ def _write_model(
         license=known[0],
         dataset=known[1],
         report=json.loads(json.dumps(source.report.value)),
+        plan=plan_of(source.report.at("int8_model", "plan")),
         contract=source.contract,
         ports=source.ports,
         samples=samples,

@@ -6,12 +6,13 @@ import csv
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from quantize.checked_json import Value, read_json
 from quantize.errors import RunFolderError
 from quantize.files import is_folder, is_there
-from quantize.plan import EngineName, Format, Granularity, LayerRow, Method, Plan, Scheme
+from quantize.plan import LayerRow, Plan
+from quantize.plan_json import plan_of
 from quantize.report.changes import Change, ClassDrop, Right
 from quantize.report.cpus import Place, decisive, holds_for, places_of
 
@@ -282,40 +283,6 @@ def _goal(value: Value) -> str:
         "agreement": f"{100 * tolerance:g} % equal answers",
     }[kind]
     return text if confidence is None else f"{text}, {100 * confidence:g} % sure"
-
-
-def plan_of(value: Value) -> Plan:
-    """A plan as JSON; what it leaves out, as older ones and edited ones do, is as in a plain plan.
-
-    The hash of its encodings is not read.
-
-    Raises:
-        The error of the value: it is of another kind, or unknown; names it.
-    """
-    scheme, repairs, keep_float = map(value.maybe, ("scheme", "repairs", "keep_float"))
-    walked = value.maybe("walked")
-    return Plan(
-        cast("EngineName", value.at("engine").one_of(*get_args(EngineName))),
-        cast("Format", value.at("format").one_of(*get_args(Format))),
-        Scheme() if scheme is None else _scheme(scheme),
-        () if repairs is None else repairs.texts(),
-        () if keep_float is None else keep_float.texts(),
-        walked=None if walked is None else walked.count(),
-    )
-
-
-def _scheme(value: Value) -> Scheme:
-    granularity, method = map(value.maybe, ("weight_granularity", "method"))
-    reduced, portable = map(value.maybe, ("reduce_range", "portable"))
-    usual = Scheme()
-    return Scheme(
-        cast("Granularity", granularity.one_of(*get_args(Granularity)))
-        if granularity
-        else usual.weight_granularity,
-        cast("Method", method.one_of(*get_args(Method))) if method else usual.method,
-        reduced.flag() if reduced else usual.reduce_range,
-        portable.flag() if portable else usual.portable,
-    )
 
 
 def _rungs(trials: Value, measured: Value) -> tuple[Rung, ...]:
