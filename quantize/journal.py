@@ -234,13 +234,8 @@ class RunFolder:
     def _restored(self, entry: dict[str, Any]) -> Trial | None:
         try:
             trial = trial_from_json(entry, self.path)
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            RunFolderError,
-        ):  # another version's, or edited
-            return None
+        except (AttributeError, KeyError, TypeError, RunFolderError):
+            return None  # another version's, or edited
         if trial.path is not None and not (
             trial.path.is_file() and sha256(trial.path) == entry.get("sha256")
         ):

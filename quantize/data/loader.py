@@ -271,22 +271,15 @@ class _Preparation:
 def _attempt(work: Callable[..., _Made], slot: _Slot, *given: Any) -> _Made | DataError:
     """What the work gives, or the error that it ends with, which names the image."""
     try:
-        return _named(work, slot, *given)
-    except DataError as error:
-        return error
-
-
-def _named(work: Callable[..., _Made], slot: _Slot, *given: Any) -> _Made:
-    try:
         return work(slot, *given)
     except UnfitImage as error:
-        raise UnreadableImage(slot.sample.name, str(error)) from error
-    except MemoryError as error:
-        raise UnreadableImage(slot.sample.name, "not enough memory to prepare it") from error
-    except UnreadableImage:
-        raise
+        return UnreadableImage(slot.sample.name, str(error))
+    except MemoryError:
+        return UnreadableImage(slot.sample.name, "not enough memory to prepare it")
+    except UnreadableImage as error:
+        return error
     except DataError as error:
-        raise DataError(f"image {slot.sample.name}: {error.message}", error.cure) from error
+        return DataError(f"image {slot.sample.name}: {error.message}", error.cure)
 
 
 def _pixels(sample: Sample) -> NDArray[np.uint8]:
