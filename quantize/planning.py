@@ -106,8 +106,7 @@ def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Pla
 
 def equipped(plain: Plan, config: Config) -> Plan:
     """The plain candidate with `AT_ONCE`, except ranges other than those that were asked for."""
-    wide = config.quantization.model_wise.activation
-    given = wide is not None and bool(wide.algorithm)
+    given = bool(_algorithms(config.op_rules()))
     repairs = tuple(name for name in AT_ONCE if name != "ranges" or not given)
     return replace(plain, repairs=repairs, walked=0)
 
@@ -117,9 +116,14 @@ def method_of(rules: Sequence[OpRule]) -> Method:
 
     Of several others that they allow for the whole model it is the first.
     """
-    wide = next((rule.activation for rule in rules if rule.scope == "model"), None)
-    allowed = [name for name in (wide.algorithm if wide else ()) if name != "placeholder"]
+    allowed = _algorithms(rules)
     return "minmax" if "minmax" in allowed or not allowed else allowed[0]
+
+
+def _algorithms(rules: Sequence[OpRule]) -> list[Method]:
+    """What the rules allow for the ranges of the whole model; nothing where they do not say."""
+    wide = next((rule.activation for rule in rules if rule.scope == "model"), None)
+    return [name for name in (wide.algorithm if wide else ()) if name != "placeholder"]
 
 
 def beyond_onnxruntime(rules: Sequence[OpRule]) -> Lack | None:

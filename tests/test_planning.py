@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from graphs import build
-from quantize import candidates
+from quantize import planning
 from quantize.errors import ConfigError
 from quantize.graph.io import load
-from quantize.planning import base_plan, plans
+from quantize.planning import AT_ONCE, base_plan, equipped, plans
 
 
 def test_inc_is_told_to_keep_the_relu_and_clip_that_it_would_lose(job):
@@ -33,7 +33,7 @@ ONE = 'quantization.op_wise={"conv0_fwd": {"activation": {"algorithm": "kl"}}}'
 @pytest.fixture
 def both(monkeypatch):
     """Intel Neural Compressor is there, as far as plans ask."""
-    monkeypatch.setattr(candidates.inc, "available", lambda: None)
+    monkeypatch.setattr(planning.inc, "available", lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,30 @@ def test_the_method_is_what_the_configuration_asks_of_the_whole_model(
     assert (plan.engine, plan.scheme.method) == ("onnxruntime", method)
 
 
+@pytest.mark.parametrize(
+    ("asked", "repairs"),
+    [
+        ((), AT_ONCE),
+        ((f"{ALGORITHM}=placeholder",), AT_ONCE),
+        ((f"{ALGORITHM}=minmax",), ("bias",)),
+        ((f"{ALGORITHM}=[placeholder, kl]",), ("bias",)),
+        (("quantization.model_wise.weight.granularity=per_tensor",), AT_ONCE),
+    ],
+)
+def test_the_first_candidate_has_no_ranges_other_than_those_asked_for(job, asked, repairs):
+    config = job.settings(*asked)
+    plain = base_plan("onnxruntime", config, load(job.model))
+    first = equipped(plain, config)
+    assert (first.repairs, first.walked, first.scheme) == (repairs, 0, plain.scheme)
+
+
 def test_with_either_engine_the_first_candidate_is_ours_and_inc_is_told_by_its_rules(job, both):
     config = job.settings(f"{ALGORITHM}=kl", "quantization.engine=auto")
     model = load(job.model)
     ours, theirs = plans(config, model)
     assert (ours.engine, ours.scheme.method) == ("onnxruntime", "kl")
     assert theirs == base_plan("inc", job.settings(), model)
-    told = candidates.inc_rules(config, model).op_types
+    told = planning.inc_rules(config, model).op_types
     assert all(each["activation"]["algorithm"] == ["kl"] for each in told.values())
 
 
