@@ -37,7 +37,8 @@ def fetch(
 ) -> None:
     """Get a model of the ONNX model zoo: the published bytes, or nothing.
 
-    It is kept in $QUANTIZE_CACHE, else ~/.cache/quantize; a second call needs no network.
+    It is kept in $QUANTIZE_CACHE, else $XDG_CACHE_HOME/quantize, else
+    ~/.cache/quantize; a second call needs no network.
     Exit codes: 0 there, 2 no source gives it, 130/143 interrupted; a rerun continues.
     """
     from quantize.zoo.table import TABLE, find

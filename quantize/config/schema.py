@@ -145,7 +145,8 @@ class Quantization(Section):
 
     Attributes:
         approach: only static quantization after training is done here.
-        engine: who writes candidates; `auto` is INC where it imports, else onnxruntime.
+        engine: who writes candidates; `auto` is onnxruntime with repairs, then INC's default
+            candidate where it imports.
         reduce_range: 7-bit weights, for CPUs without VNNI.
         portable: weights that give the same sums on CPUs without VNNI, at the least loss.
         calibration: images for the ranges.
@@ -237,7 +238,7 @@ class Configs(Section):
 
     Attributes:
         cores_per_instance: threads of the session, or None for all cores.
-        num_of_instance: copies that INC runs side by side.
+        num_of_instance: read, without effect.
         inter_num_of_threads, intra_num_of_threads, kmp_blocktime, kmp_affinity: of INC's
             other frameworks; read, without effect.
     """
@@ -314,9 +315,9 @@ class Performance(Section):
 
     Attributes:
         warmup: runs before the first that counts.
-        iteration: runs that count, -1 for one per image.
+        iteration: rounds that count, at most; -1 for 100.
         configs: cores.
-        dataloader: images to run on.
+        dataloader: read, without effect.
         postprocess: as for accuracy.
     """
 
@@ -362,7 +363,7 @@ class Strategy(Section):
 
     Attributes:
         name: `guided` is this package's, the others are INC's.
-        accuracy_weight, latency_weight: of INC's loops.
+        accuracy_weight, latency_weight: read, without effect, with INC's loops.
         confidence_batches: of INC's `mse_v2`.
         sigopt_api_token, sigopt_project_id, sigopt_experiment_name, hawq_v2_loss: of
             strategies that do not run.
@@ -485,10 +486,10 @@ class Tuning(Section):
         strategy: how candidates are searched.
         accuracy_criterion: the goal.
         speed_floor: least ratio of float to int8 time, batch 1; 0 asks for none.
-        objective: what INC's loops prefer among acceptable candidates.
-        multi_objectives: several of them, weighted.
+        objective: read, without effect, with INC's loops: the first acceptable candidate ends one.
+        multi_objectives: likewise.
         exit_policy: when the search ends.
-        random_seed: of everything that draws.
+        random_seed: of how images are divided, and of INC's loops.
         workspace: where the run is kept.
         tensorboard: read, without effect.
         diagnosis: read, without effect.

@@ -215,7 +215,7 @@ def _search(config: Config) -> Iterator[Lack]:
     if not inc_runs and (tuning.objective != "performance" or tuning.multi_objectives):
         yield Lack(
             f"tuning.strategy {strategy.name} has one objective, performance",
-            "remove objective and multi_objectives, or write a strategy of INC's such as basic",
+            "remove objective and multi_objectives",
         )
     if tuning.workspace.resume is not None:
         yield Lack(
