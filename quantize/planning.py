@@ -93,22 +93,25 @@ def base_plan(engine: EngineName, config: Config, model: onnx.ModelProto) -> Pla
     pins = pinned_float(rules, ((n.name, n.op_type) for n in model.graph.node))
     if engine == "inc":  # it cannot be told otherwise which Relu and Clip it would lose
         pins = tuple(sorted({*pins, *must_stay(model, passing_on=True)}))
-    wide = next((rule.weight for rule in rules if rule.scope == "model"), None)
-    granularity: Granularity = (
-        "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
-    )
     asked = config.quantization
     # INC is told the algorithm by the rules themselves.
     method = "minmax" if engine == "inc" else method_of(rules)
-    scheme = Scheme(granularity, method, asked.reduce_range, asked.portable)
+    scheme = Scheme(granularity_of(rules), method, asked.reduce_range, asked.portable)
     return Plan(engine, config.format(), scheme, keep_float=pins)
 
 
 def equipped(plain: Plan, config: Config) -> Plan:
     """The plain candidate with `AT_ONCE`, except ranges other than those that were asked for."""
-    given = bool(_algorithms(config.op_rules()))
+    rules = [rule.activation for rule in config.op_rules() if rule.activation]
+    given = any(name != "placeholder" for rule in rules for name in rule.algorithm)
     repairs = tuple(name for name in AT_ONCE if name != "ranges" or not given)
     return replace(plain, repairs=repairs, walked=0)
+
+
+def granularity_of(rules: Sequence[OpRule]) -> Granularity:
+    """How many scales the weights have: one a channel, unless the rules for all allow but one."""
+    wide = next((rule.weight for rule in rules if rule.scope == "model"), None)
+    return "per_tensor" if wide and wide.granularity == ("per_tensor",) else "per_channel"
 
 
 def method_of(rules: Sequence[OpRule]) -> Method:
@@ -133,15 +136,18 @@ def beyond_onnxruntime(rules: Sequence[OpRule]) -> Lack | None:
     found by one method, per channel or per tensor for the whole model; nodes can stay float.
     """
     method = method_of(rules)
+    chosen: Mapping[tuple[str, str], frozenset[object]] = {
+        ("activation", "algorithm"): frozenset({method}),
+        ("weight", "granularity"): frozenset({granularity_of(rules)}),
+    }
     for rule in rules:
         where = {"model": "model_wise", "optype": "optype_wise", "op": "op_wise"}[rule.scope]
         for part, options in (("weight", rule.weight), ("activation", rule.activation)):
             for key, always in _OFFERED[part].items():
                 ranges = (part, key) == ("activation", "algorithm")
-                offered = frozenset({method}) if ranges else always
+                offered = chosen.get((part, key), always)
                 wanted = getattr(options, key, ())
-                wide = rule.scope == "model" and key == "granularity"
-                if wanted and not offered & set(wanted) and not wide:
+                if wanted and not offered & set(wanted):
                     asks = f"quantization.{where} {rule.pattern!r} asks {part} {key} {wanted[0]}"
                     return _other_method(asks, rule, method) if ranges else Lack(asks, _REMOVE)
     return None
@@ -163,7 +169,7 @@ def _other_method(asks: str, rule: OpRule, method: Method) -> Lack:
 _OFFERED: Mapping[str, Mapping[str, frozenset[object]]] = {
     "weight": {
         "dtype": frozenset({"int8", *FLOAT_TYPES}),
-        "granularity": frozenset({"per_channel"}),
+        "granularity": frozenset(),  # that of the whole model
         "scheme": frozenset({"sym"}),
         "algorithm": frozenset({"minmax"}),
         "bit": frozenset(),

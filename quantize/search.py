@@ -115,7 +115,7 @@ class _Ladder:
         """Make and probe a candidate, or recall it; `below` is what it is compared with."""
         known = next((trial for trial in self.trials if trial.plan == plan), None)
         if known is not None:
-            return known
+            return replace(known, gain_db=_gain_db(known.probe, below))
         if self.trials and self.hands.expired():
             raise BudgetError(EXPIRED)
         trial = self.hands.recall(plan)
@@ -133,7 +133,7 @@ class _Ladder:
 
     def judged(self, trial: Trial) -> Trial:
         """Judge a probed candidate, once; its record becomes the richer one."""
-        trial = self._record(trial)
+        trial = self.record(trial)
         if trial.path is None or trial.outcome is not None:
             return trial
         return self._richer(trial, _judge)
@@ -145,7 +145,7 @@ class _Ladder:
             return trial
         return self._richer(trial, _time)
 
-    def _record(self, trial: Trial) -> Trial:
+    def record(self, trial: Trial) -> Trial:
         """What is known by now of a candidate."""
         return next((known for known in self.trials if known.plan == trial.plan), trial)
 
@@ -220,7 +220,7 @@ def _climb(
         trial = ladder.probed(plan)
         if best is None and ladder.met(trial):
             return ladder.result(ladder.timed(trial), MET)
-        best = _better(best, trial)
+        best = _better(best, ladder.record(trial))  # to judge it may have failed
     repaired = _follow(ladder, _repair(ladder, ladder.trials[-1], repairs), following)
     best = _better(best, repaired)
     if best is not None:
@@ -253,7 +253,10 @@ def beside(found: SearchResult, plan: Plan, hands: Hands, note: str) -> SearchRe
         return found
     trial = hands.recall(plan)
     if trial is None:
-        trial = _probe(plan, found.best, hands)
+        try:
+            trial = _probe(plan, found.best, hands)
+        except BudgetError:  # what was found stands without it
+            return found
         trial = trial if trial.note else replace(trial, note=note)
         hands.remember(trial)
     return replace(found, trials=(*found.trials, trial))
@@ -344,12 +347,17 @@ def _probe(plan: Plan, below: Trial | None, hands: Hands) -> Trial:
     except (EngineError, ModelError) as error:
         log.warning("candidate %s failed: %s", plan.key, error)
         return replace(trial, note=f"failed: {error}", seconds=time.monotonic() - start)
-    gain = None
-    if below is not None and below.probe is not None:
-        before = below.probe.sqnr_db
-        gain = 0.0 if seen.sqnr_db == before else seen.sqnr_db - before  # both may be infinite
+    gain = _gain_db(seen, below)
     seconds = time.monotonic() - start
     return replace(trial, path=path, fidelity=seen, probe=seen, gain_db=gain, seconds=seconds)
+
+
+def _gain_db(seen: Fidelity | None, below: Trial | None) -> float | None:
+    """What it has more on the probe than the one below; None where one of them was not probed."""
+    if seen is None or below is None or below.probe is None:
+        return None
+    before = below.probe.sqnr_db
+    return 0.0 if seen.sqnr_db == before else seen.sqnr_db - before  # both may be infinite
 
 
 def _judge(trial: Trial, hands: Hands) -> Trial:

@@ -132,6 +132,30 @@ def test_a_bias_beyond_int32_is_the_quantizers_business(network, form):
     assert refilled(network.written(form, first), replace(first, biases=huge)) is None
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_bias_that_no_repair_knows_is_the_quantizers_business(form):
+    """It is in steps of its input's scale, which the other candidate has changed."""
+    odd = """
+        (float[N,3,16,16] image) => (float[N,4] scores) {
+            [first] c1 = Conv <pads = [1,1,1,1]> (image, w1, b1)
+            [relu] a1 = Relu (c1)
+            [odd] c2 = Conv <auto_pad = "SAME_UPPER"> (a1, w2BIAS)
+            [pool] p = GlobalAveragePool (c2)
+            [flat] f = Flatten (p)
+            [last] scores = Gemm <transB = 1> (f, w3, b3)
+        }"""
+    weights = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (4, 8), "b3": (4,)}
+    for biased in (True, False):
+        extra = {"b2": (8,)} if biased else {}
+        graph = odd.replace("BIAS", ", b2" if biased else "")
+        network = Network(build(graph, **weights, **extra))
+        first, other = network.encodings("bias"), network.encodings("bias", "ranges")
+        assert "odd" not in first.biases
+        made, wanted = (network.written(form, each) for each in (first, other))
+        again = refilled(made, other)
+        assert again is None if biased else to_bytes(again) == to_bytes(wanted)
+
+
 def test_integers_of_each_channel():
     weight = np.asarray([[0.5, -1.0], [0.5, -20.0]], np.float32)
     found = integers(weight, Encoding(np.asarray([0.5, 0.1], np.float32), 0, 0))

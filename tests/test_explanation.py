@@ -318,6 +318,39 @@ def test_a_first_candidate_with_repairs_says_so_and_the_ladder_starts_anew(place
     assert (only.label, only.why) == ("onnxruntime qdq + bias + ranges", "ships")
 
 
+def test_what_was_tried_behind_a_first_candidate_that_ships_is_left_out(place):
+    content = report()
+    content["int8_model"]["plan"] = plan("bias", "ranges")
+    content["search"]["trials"] = [
+        trial(plan("bias", "ranges"), 24.0, accepted=True),
+        trial(plan(), 15.5),
+        trial(plan("bias"), 23.8, 8.3),
+    ]
+    told = rungs(account(place, content))
+    assert [(one.label, one.kept) for one in told] == [
+        ("onnxruntime qdq + bias + ranges", True),
+        ("onnxruntime qdq", False),
+        ("+ bias", False),
+    ]
+
+
+def test_nodes_left_float_behind_another_engines_candidate_are_counted(place):
+    content = report()
+    content["int8_model"]["plan"] = plan("bias", keep=("a",))
+    content["search"]["trials"] = [
+        trial(plan(), 15.5),
+        trial(plan("bias"), 23.8, 8.3),
+        trial(plan(engine="inc"), 14.0),
+        trial(plan("bias", keep=("a", "b")), 25.0, 1.2, accepted=True),
+        trial(plan("bias", keep=("a",)), 24.0, 0.2, accepted=True),
+    ]
+    told = rungs(account(place, content))
+    assert [(one.label, one.why) for one in told[3:]] == [
+        ("2 float: a, b", "fewer suffice"),
+        ("1 float: a", "ships"),
+    ]
+
+
 def test_nodes_that_the_user_pins_float_are_no_step(place):
     content = report()
     content["int8_model"]["plan"] = plan("bias", keep=("pin",))

@@ -27,6 +27,7 @@ def test_inc_is_told_to_keep_the_relu_and_clip_that_it_would_lose(job):
 # -------------------------------------------------------------------------- the method
 
 ALGORITHM = "quantization.model_wise.activation.algorithm"
+MINMAX = '{"activation": {"algorithm": "minmax"}}'
 ONE = 'quantization.op_wise={"conv0_fwd": {"activation": {"algorithm": "kl"}}}'
 
 
@@ -62,6 +63,10 @@ def test_the_method_is_what_the_configuration_asks_of_the_whole_model(
         ((), AT_ONCE),
         ((f"{ALGORITHM}=placeholder",), AT_ONCE),
         ((f"{ALGORITHM}=minmax",), ("bias",)),
+        (
+            ('quantization.optype_wise={"Conv": {"activation": {"algorithm": "minmax"}}}',),
+            ("bias",),
+        ),
         ((f"{ALGORITHM}=[placeholder, kl]",), ("bias",)),
         (("quantization.model_wise.weight.granularity=per_tensor",), AT_ONCE),
     ],
@@ -71,6 +76,41 @@ def test_the_first_candidate_has_no_ranges_other_than_those_asked_for(job, asked
     plain = base_plan("onnxruntime", config, load(job.model))
     first = equipped(plain, config)
     assert (first.repairs, first.walked, first.scheme) == (repairs, 0, plain.scheme)
+
+
+WHOLE = "quantization.model_wise.weight.granularity=per_tensor"
+
+
+def narrower(granularity):
+    return f'quantization.op_wise={{"conv0_fwd": {{"weight": {{"granularity": "{granularity}"}}}}}}'
+
+
+def test_a_rule_may_repeat_the_granularity_of_the_model(job):
+    model = load(job.model)
+    for asked, granularity in (
+        ((WHOLE, narrower("per_tensor")), "per_tensor"),
+        ((narrower("per_channel"),), "per_channel"),
+        (("quantization.model_wise.weight.granularity=[per_tensor, per_channel]",), "per_channel"),
+    ):
+        [plan] = plans(job.settings(*asked), model)
+        assert plan.scheme.weight_granularity == granularity
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ((WHOLE, narrower("per_channel")), "'conv0_fwd' asks weight granularity per_channel"),
+        ((narrower("per_tensor"),), "'conv0_fwd' asks weight granularity per_tensor"),
+        (
+            ("quantization.model_wise.activation.granularity=per_channel",),
+            "'.*' asks activation granularity per_channel",
+        ),
+    ],
+)
+def test_another_granularity_for_a_part_of_the_model_is_refused(job, asked, says):
+    with pytest.raises(ConfigError) as caught:
+        plans(job.settings(*asked), load(job.model))
+    assert says in str(caught.value)
 
 
 def test_with_either_engine_the_first_candidate_is_ours_and_inc_is_told_by_its_rules(job, both):

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.errors import DataError, EngineError, Interrupted, ModelError, OutputError
+from quantize.errors import (
+    BudgetError,
+    DataError,
+    EngineError,
+    Interrupted,
+    ModelError,
+    OutputError,
+)
 from quantize.plan import Cpu, Fidelity, Latency, Plan, Trial
 from quantize.search import (
     EXPIRED,
@@ -201,7 +208,26 @@ def test_no_candidate_is_judged_twice():
     assert found.best.note == f"drop of {ORT.key}"
 
 
+def test_where_the_first_fails_while_it_is_judged_the_next_is_judged():
+    outcome = {ort("a"): EngineError("broke"), ORT: "met"}
+    desk = Desk(table({("a",): 20.0}), outcome.get, decidable=True)
+    found = desk.search((ort("a"), ORT), ("a",))
+    assert desk.judged == [ort("a"), ORT]
+    assert (found.best.plan, found.stopped) == (ORT, MET)
+
+
 # ----------------------------------------------------------------------------- repairs
+
+
+def test_a_first_candidate_that_is_a_rung_as_well_is_kept_for_what_it_brings_there():
+    sqnr = table({(): 10.0, ("a",): 20.0, ("b",): 12.0, ("a", "b"): 25.0})
+    good = {("a", "b"): "met"}
+    desk = Desk(sqnr, lambda plan: good.get(plan.repairs, "unmet"), decidable=True)
+    found = desk.search((ort("a"), ORT), ("a", "b"))
+    assert plans(found.trials) == [ort("a"), ORT, ort("a", "b")] == desk.made
+    assert found.trials[-1].gain_db == 5
+    assert desk.judged == [ort("a"), ort("a", "b")]
+    assert (found.best.plan, found.stopped) == (ort("a", "b"), MET)
 
 
 def test_repairs_are_tried_in_order_and_kept_unless_they_clearly_lose():
@@ -645,6 +671,13 @@ def test_a_candidate_beside_the_best_is_probed_and_never_chosen():
     assert (more.trials[-1].accepted, more.trials[-1].outcome) == (False, None)
     assert desk.remembered[-1] is more.trials[-1]
     assert desk.judged == [ORT]
+
+
+def test_what_was_found_stands_where_the_time_is_over_beside_it():
+    desk = Desk(lambda plan: BudgetError("over") if plan == INC else 10.0, lambda plan: "met")
+    found = desk.search()
+    assert found.best is not None
+    assert beside(found, INC, desk.hands, "only to compare") is found
 
 
 def test_a_candidate_beside_that_fails_says_so():

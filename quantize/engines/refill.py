@@ -56,13 +56,26 @@ def refilled(made: onnx.ModelProto, given: Encodings) -> onnx.ModelProto | None:
     for name in given.constants.keys() - given.tensors.keys():
         filled.put(name, given.constants[name])
     for node in copy.graph.node:
-        bias = given.biases.get(node.name.removesuffix("_quant"))
-        if bias is None or node.op_type not in _OPERANDS:
+        if node.op_type not in _OPERANDS or not _has_bias(node):
             continue
         place = _place_of_bias(filled.view, node)
-        if place is None or not _put_bias(filled, place, bias):
+        bias = given.biases.get(_layer_of(node))
+        if place is None or (bias is None and place.steps is not None):
+            return None  # of a layer that no repair knows: it is in steps of the other input scale
+        if bias is not None and not _put_bias(filled, place, bias):
             return None
     return copy
+
+
+def _has_bias(node: onnx.NodeProto) -> bool:
+    place = _OPERANDS[node.op_type][0]
+    return len(node.input) > place and bool(node.input[place])
+
+
+def _layer_of(node: onnx.NodeProto) -> str:
+    """Name of the float node that the quantizer made this one of."""
+    made_anew = node.op_type.startswith("Q")
+    return str(node.name).removesuffix("_quant") if made_anew else str(node.name)
 
 
 def integers(weight: NDArray[np.float32], encoding: Any) -> NDArray[np.int8]:
@@ -117,10 +130,7 @@ class _Place:
 
 def _place_of_bias(view: View, node: onnx.NodeProto) -> _Place | None:
     """Among the operands of a QLinear operator, or those of the nodes that a QDQ layer reads."""
-    places = _OPERANDS[node.op_type]
-    if max(places) >= len(node.input):
-        return None
-    bias, one, other = (node.input[place] for place in places)
+    bias, one, other = (node.input[place] for place in _OPERANDS[node.op_type])
     if node.op_type not in ("Conv", "Gemm"):
         return _Place(bias, (one, other))
     behind = [view.producers.get(name) for name in (bias, one, other)]

@@ -106,37 +106,53 @@ def account_json(run: Account) -> dict[str, Any]:
 # ------------------------------------------------------------------------------ findings
 
 
+@dataclass(frozen=True)
+class _Stand:
+    """What the next rung of a kind is told against: the last one, and what it builds on."""
+
+    plan: Plan
+    repaired: frozenset[str]
+    pinned: frozenset[str]
+
+
 def rungs(run: Account) -> list[Told]:
     """What became of each candidate."""
     told: list[Told] = []
-    repaired: frozenset[str] = frozenset()
-    pinned: frozenset[str] = frozenset()
+    stands: dict[tuple[object, ...], _Stand] = {}
+    final_began = False
     for rung in run.rungs:
         plan = rung.plan
-        begins = not told or _kind(plan) != _kind(told[-1].rung.plan)
-        begins = begins or bool(repaired and not plan.repairs)
-        if begins:
-            repaired, pinned = frozenset(plan.repairs), frozenset(plan.keep_float)
+        before = stands.get(_kind(plan))
+        begins = before is None or bool(before.repaired and not plan.repairs)
+        repaired = frozenset(plan.repairs) if before is None or begins else before.repaired
+        pinned = frozenset(plan.keep_float) if before is None else before.pinned
         floats = sorted(set(plan.keep_float) - pinned)
-        added = sorted(set(plan.repairs) - repaired)
-        label = " + ".join([f"{plan.engine} {plan.format}", *(plan.repairs if begins else ())])
-        if floats:
-            label = f"{len(floats)} float: {', '.join(floats)}"
-        elif added:
-            label = f"+ {', '.join(added)}"
-        elif plan.repairs and plan.walked is None and not begins:
-            label = "the repairs kept, on images"
-        if added and told and plan.walked is None and told[-1].rung.plan.walked == 0:
-            label += ", each layer on images"
-        if run.plan.scheme.portable and not plan.scheme.portable:
-            label = "were it not portable"
-        last = _same(run.plan, plan)
+        label = _label(run, plan, None if begins else before, floats)
+        final = _same(run.plan, plan)
         alone = begins and bool(plan.repairs)  # what follows starts anew
-        kept = last or (_builds_on(run.plan, plan) and not floats and not alone)
-        if kept:
-            repaired = frozenset(plan.repairs)
+        final_began = final_began or (final and alone)
+        builds = _builds_on(run.plan, plan) and not floats and not alone and not final_began
+        kept = final or builds
+        stands[_kind(plan)] = _Stand(plan, frozenset(plan.repairs) if kept else repaired, pinned)
         told.append(Told(label, rung, kept, _why(run, rung, kept=kept, floats=bool(floats))))
     return told
+
+
+def _label(run: Account, plan: Plan, before: _Stand | None, floats: Sequence[str]) -> str:
+    """What a candidate has more than the one before; all that it has where none was."""
+    if run.plan.scheme.portable and not plan.scheme.portable:
+        return "were it not portable"
+    added = sorted(set(plan.repairs) - before.repaired) if before else []
+    label = " + ".join([f"{plan.engine} {plan.format}", *(() if before else plan.repairs)])
+    if floats:
+        label = f"{len(floats)} float: {', '.join(floats)}"
+    elif added:
+        label = f"+ {', '.join(added)}"
+    elif before and plan.repairs and plan.walked is None:
+        label = "the repairs kept, on images"
+    if added and before and plan.walked is None and before.plan.walked == 0:
+        label += ", each layer on images"
+    return label
 
 
 def worst(layers: Iterable[LayerRow]) -> list[LayerRow]:
