@@ -46,7 +46,7 @@ class Answers:
         self, file: tuple[Path, np.dtype[Any]] | None = None, wanted: Sequence[str] = ()
     ) -> None:
         self.path = file[0] if file else None
-        self._order = {digest.encode(): index for index, digest in enumerate(wanted)}
+        self._wanted = tuple(wanted)
         left = self._left(*file) if file else ()
         self.reused = len(left)
         self._parts: list[Rows] = [left] if isinstance(left, np.ndarray) and len(left) else []
@@ -96,12 +96,16 @@ class Answers:
             return None
         whole = np.concatenate(self._parts)
         self._parts = [whole]  # those of many images are not small
-        if not self._order:
+        if not self._wanted or self._in_order(whole):
             return whole
-        places = np.fromiter((self._order[bytes(digest)] for digest in whole["digest"]), np.int64)
-        if (places[1:] > places[:-1]).all():
-            return whole
+        order = {digest: index for index, digest in enumerate(self._wanted)}
+        places = np.fromiter((order[str(each, "ascii")] for each in whole["digest"]), np.int64)
         return whole[np.argsort(places, kind="stable")]
+
+    def _in_order(self, rows: Rows) -> bool:
+        """Whether rows come as the images do, some perhaps left out; takes no memory."""
+        wanted = iter(self._wanted)
+        return all(str(digest, "ascii") in wanted for digest in rows["digest"])
 
     def _left(self, path: Path, row: np.dtype[Any]) -> Rows:
         """The whole rows of the file; all of it is put away if a row is of no wanted image."""
@@ -114,8 +118,8 @@ class Answers:
             rows: Rows = np.fromfile(path, row)
         except OSError as error:
             raise cannot_write(path, error) from error
-        digests = rows["digest"].tolist()
-        if len(set(digests)) == len(digests) and all(digest in self._order for digest in digests):
+        digests = {str(digest, "ascii") for digest in rows["digest"]}
+        if len(digests) == len(rows) and digests.issubset(self._wanted):
             return rows
         log.warning("%s is damaged: its answers are computed again", path.name)
         with suppress(OSError):

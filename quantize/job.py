@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize.config import Config, DataLoader
 from quantize.data.cache import ArrayCache
-from quantize.data.datasets import ImageFolder, Imagenet, as_samples, digest_samples
+from quantize.data.datasets import ImageFolder, Imagenet, Item, as_samples, digest_samples
 from quantize.data.loader import Unreadable, batches
 from quantize.data.splits import Splits, split
 from quantize.data.transforms import Pipeline
@@ -465,16 +465,10 @@ def _samples(
     config: Config,
     on_progress: OnProgress | None,
 ) -> list[Sample]:
-    if given is not None:
-        items = as_samples(given)
-    elif loader is not None:
-        items = loader.dataset.samples()
-        batches_asked = config.evaluation.accuracy.iteration
-        if what == "evaluation" and batches_asked > 0:
-            items = items[: batches_asked * loader.batch_size]
-    else:
-        raise ConfigError(f"there are no images for {what}", "give a dataloader in the config")
-    samples = digest_samples(items, workers=cores(), on_progress=on_progress)
+    # Not by a name of their own here, so that each goes as soon as it is digested.
+    samples = digest_samples(
+        _items(what, given, loader, config), workers=cores(), on_progress=on_progress
+    )
     shift = config.evaluation.accuracy.label_shift
     if shift:
         samples = [s if s.label is None else replace(s, label=s.label - shift) for s in samples]
@@ -485,6 +479,20 @@ def _samples(
             "labels count from 0: correct LabelShift or the labels",
         )
     return samples
+
+
+def _items(
+    what: str, given: Given | None, loader: DataLoader | None, config: Config
+) -> Iterable[Item]:
+    if given is not None:
+        return as_samples(given)
+    if loader is None:
+        raise ConfigError(f"there are no images for {what}", "give a dataloader in the config")
+    items: list[Item] = loader.dataset.samples()
+    batches_asked = config.evaluation.accuracy.iteration
+    if what == "evaluation" and batches_asked > 0:
+        return items[: batches_asked * loader.batch_size]
+    return items
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int, int]:

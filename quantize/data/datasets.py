@@ -10,6 +10,7 @@ import hashlib
 import logging
 import operator
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -468,15 +469,20 @@ def digest_samples(
     Returns:
         One sample per item, in order.
     """
-    kept = list(items)
-    chunks = [kept[i : i + _DIGEST_CHUNK] for i in range(0, len(kept), _DIGEST_CHUNK)]
+    left = deque(items)
+    del items  # its paths are larger than the samples, and go as those come
+    total = len(left)
+    chunks = (
+        [left.popleft() for _ in range(min(_DIGEST_CHUNK, len(left)))]
+        for _ in range(0, total, _DIGEST_CHUNK)
+    )
     samples: list[Sample] = []
     pool = ThreadPoolExecutor(workers, thread_name_prefix="digest")
     try:
         for done in pool.map(_digest_chunk, chunks):
             samples += done
             if on_progress is not None:
-                on_progress(Progress("fingerprint", len(samples), len(kept)))
+                on_progress(Progress("fingerprint", len(samples), total))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return samples
