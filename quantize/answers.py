@@ -102,6 +102,12 @@ class Answers:
         places = np.fromiter((order[str(each, "ascii")] for each in whole["digest"]), np.int64)
         return whole[np.argsort(places, kind="stable")]
 
+    def digests_of(self, rows: Rows) -> tuple[str, ...]:
+        """Of which images the rows are: the very texts that were wanted, where these are all."""
+        if len(rows) == len(self._wanted) and self._in_order(rows):
+            return self._wanted
+        return tuple(str(digest, "ascii") for digest in rows["digest"])
+
     def _in_order(self, rows: Rows) -> bool:
         """Whether rows come as the images do, some perhaps left out; takes no memory."""
         wanted = iter(self._wanted)

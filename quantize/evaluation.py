@@ -96,7 +96,7 @@ def reference(
         answers.add(rows)
     rows = _all(answers)
     logits = np.ascontiguousarray(rows["logits"])
-    return Reference(_evaluation(rows, top_classes(logits)), logits)
+    return Reference(_evaluation(rows, top_classes(logits), answers), logits)
 
 
 def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
@@ -112,7 +112,7 @@ def evaluate(predict: Predict, batches: Iterable[Batch]) -> Evaluation:
         rows["float"] = _filled(top_classes(logits))
         answers.add(rows)
     rows = _all(answers)
-    return _evaluation(rows, rows["float"])
+    return _evaluation(rows, rows["float"], answers)
 
 
 def against(
@@ -138,7 +138,8 @@ def against(
         exact = base.logits[[place[digest] for digest in batch.digests]]
         answers.add(_pair_rows(batch, exact, logits))
     rows = _all(answers)
-    seen = _comparison(rows[[str(d, "ascii") in place for d in rows["digest"].tolist()]])
+    asked = [str(digest, "ascii") in place for digest in rows["digest"].tolist()]
+    seen = _comparison(rows[asked], answers)
     if seen.float_.digests != base.evaluation.digests:
         raise _other_images()
     return seen
@@ -169,7 +170,7 @@ def compare(
     answers = answers or Answers()
     for batch, (a, b) in answered(batches, predict_float, predict_int8):
         answers.add(_pair_rows(batch, a, b))
-    return _comparison(_all(answers))
+    return _comparison(_all(answers), answers)
 
 
 def answered(
@@ -283,9 +284,8 @@ def _all(answers: Answers) -> Rows:
     return rows
 
 
-def _evaluation(rows: Rows, top: NDArray[np.int64]) -> Evaluation:
-    digests = tuple(str(digest, "ascii") for digest in rows["digest"])
-    return Evaluation(digests, _trimmed(top), rows["label"].astype(np.int64))
+def _evaluation(rows: Rows, top: NDArray[np.int64], answers: Answers) -> Evaluation:
+    return Evaluation(answers.digests_of(rows), _trimmed(top), rows["label"].astype(np.int64))
 
 
 def _trimmed(top: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -293,12 +293,12 @@ def _trimmed(top: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.ascontiguousarray(top[:, : int((top[0] != _NONE).sum())], np.int64)
 
 
-def _comparison(rows: Rows) -> Comparison:
+def _comparison(rows: Rows, answers: Answers) -> Comparison:
     equal = rows["float"][:, 0] == rows["int8"][:, 0]
     # Exact sums: they depend neither on the batches nor on the order.
     signal, noise = (_sum(rows[name].tolist()) for name in ("signal", "noise"))
     fidelity = Fidelity(sqnr_db(signal, noise), float(equal.mean()))
-    exact = _evaluation(rows, rows["float"])
+    exact = _evaluation(rows, rows["float"], answers)
     # One tuple of digests for both: of many images it is not small.
     return Comparison(exact, replace(exact, top5=_trimmed(rows["int8"])), fidelity)
 

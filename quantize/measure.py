@@ -182,10 +182,11 @@ def pairs(
     what: str, folder: AnswerFolder | None, model: FloatModel, int8_model: Path, images: Images
 ) -> Answers:
     """Where the answers of both models to these images are kept."""
+    wanted = [sample.digest for sample in images.samples]
     if folder is None:
-        return Answers()
+        return Answers(wanted=wanted)
     parts = {"float": model.sha256, "int8": sha256(int8_model), "images": images.digest}
-    return folder.of(what, PAIR_ROW, parts, [sample.digest for sample in images.samples])
+    return folder.of(what, PAIR_ROW, parts, wanted)
 
 
 def time_files(
